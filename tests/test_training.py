@@ -1,0 +1,157 @@
+"""What the notebooks cannot show of themselves: real processes killed at random moments, two of them in one folder, a full disk."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from acgan.config import UserError, locked
+from acgan.data import load
+from acgan.ensemble import Ensemble, grid, members_of
+from acgan.training import METRICS, Member, open_run, question, steps_in, train
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = Member(width=0.05, batch=10)
+OFTEN = {"log_every": 5, "checkpoint_every": 5}
+PROGRAM = """
+import os, signal, sys, time, torch
+torch.set_num_threads(1)
+from acgan.data import load
+from acgan.training import Member, Trainee, question, train
+images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), Member(width=0.05, batch=10)
+Trainee(question(member, images), images)    # loads what torch loads late
+for patience in map(float, sys.stdin):       # a process of its own trains until it is done or, after so many seconds, killed
+    child = os.fork()
+    if not child:
+        train(member, images, 60, out=sys.argv[1], device="cpu", log_every=5, checkpoint_every=5)
+        os._exit(0)
+    if patience:
+        time.sleep(patience)
+        os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACGAN_WORK", str(tmp_path_factory.mktemp("work")))
+        yield load("blossoms", resolution=32, n_classes=3, per_class=40)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A program that trains in tmp_path/stormy, in a new process for each number of seconds that it is sent."""
+    environment = os.environ | {"ACGAN_HEADLESS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "stormy")], env=environment, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    yield program
+    program.kill()
+    program.communicate()
+
+
+def attempt(trainer, patience=0):
+    """Train in a new process and kill it after `patience` seconds, if any; returns its exit code, 0 when it had finished before."""
+    trainer.stdin.write(f"{patience}\n")
+    trainer.stdin.flush()
+    return int(trainer.stdout.readline())
+
+
+def weights(run):
+    return [net.state_dict() for net in run.networks()]
+
+
+def equal(a, b):
+    return all(torch.equal(x[key], y[key]) for x, y in zip(weights(a), weights(b), strict=True) for key in x)
+
+
+def measured(run):
+    """What a run's log says, without the clock."""
+    return [{key: line[key] for key in ("step", "steps", *METRICS)} for line in run.log()]
+
+
+def test_killed_at_random_moments_resumes_to_the_same_bits(images, trainer, tmp_path):
+    calm = train(SMALL, images, 60, out=tmp_path / "calm", device="cpu", **OFTEN)[0]
+    seconds, chance = sum(line["seconds"] for line in calm.log()), random.Random(0)
+    folder, steps = tmp_path / "stormy" / calm.id, []
+    while len(steps) < 24 and 60 not in steps:
+        code = attempt(trainer, chance.uniform(0, seconds * (1 + len(steps)) / 10))       # more patience each time, to get on
+        steps.append(max(steps_in(folder), default=0))
+        assert code == -signal.SIGKILL or steps[-1] == 60
+    assert any(0 < step < 60 for step in steps) and steps == sorted(steps)                # killed on the way, never thrown back
+    assert attempt(trainer) == 0
+    stormy = open_run(folder, 60)
+    assert equal(calm, stormy)
+    assert measured(stormy) == measured(calm) and [line["step"] for line in stormy.log()] == list(range(5, 61, 5))
+    assert not list(folder.glob(".step-*"))                               # nothing half-written is left
+
+
+def test_two_runs_on_one_folder_the_second_refuses(images, tmp_path):
+    folder = tmp_path / question(SMALL, images)["id"]
+    with locked(folder), pytest.raises(UserError, match="another run is using"):
+        train(SMALL, images, 2, out=tmp_path, device="cpu")
+    assert train(SMALL, images, 2, out=tmp_path, device="cpu")[0].step == 2
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written(images, tmp_path, monkeypatch):
+    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="cannot write .*: No space left on device"):
+        train(SMALL, images, 4, out=tmp_path, device="cpu")
+    monkeypatch.undo()
+    assert steps_in(run.folder) == [2] and not list(run.folder.glob(".step-*"))
+    assert open_run(run.folder).networks()
+
+
+def test_pickled_and_foreign_files_are_refused(images, tmp_path):
+    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    file = run.folder / "step-00000002" / "tensors.safetensors"
+    state = json.loads((file.parent / "state.json").read_text())
+    for data in (b"", b"\x80\x04K\x01.", b"PK\x03\x04" + bytes(64)):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match="tensors.safetensors is damaged"):
+            run.networks()
+    import hashlib
+    file.write_bytes(b"\x80\x04K\x01.")
+    (file.parent / "state.json").write_text(json.dumps(state | {"sha256": hashlib.sha256(b"\x80\x04K\x01.").hexdigest()}))
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        run.networks()
+
+
+def test_a_member_does_not_feel_its_company(images, tmp_path):
+    many = train(grid(SMALL, seed=(0, 1), lr_g=(1e-4, 3e-4)), images, 4, out=tmp_path / "many", device="cpu", log_every=1)
+    for run in many[::3]:
+        member = run.member
+        alone = train(member, images, 4, out=tmp_path / "alone", device="cpu", log_every=4)[0]
+        assert alone.id == run.id and equal(alone, run)
+
+
+def test_an_ensemble_samples_each_class_from_its_member_whatever_the_grouping(images, tmp_path):
+    runs = train(members_of([(0, 2), (1,)], SMALL), images, 2, out=tmp_path, device="cpu")
+    ahead, back = Ensemble(runs, images.classes, "cpu"), Ensemble(runs[::-1], images.classes, "cpu")
+    for name in images.classes:
+        assert torch.equal(ahead.sample(name, 3, seed=4), back.sample(name, 3, seed=4))
+    assert torch.equal(ahead.sample_set(2, 4).images[2:4], ahead.sample(1, 2, 4))
+
+
+def test_training_learns_to_tell_classes(images, tmp_path):
+    """Where truth is known: after some steps D's classifier beats chance on real images, and G's classes differ."""
+    member = Member(width=0.15, batch=30, lr_d=1e-3, lr_g=1e-3, dropout=0.1, noise_std=0)
+    run = train(member, images, 80, out=tmp_path, device="cpu")[0]
+    assert run.log()[-1]["class_real_accuracy"] > 0.7                     # chance is 0.33
+    E = Ensemble([run], device="cpu")
+    means = torch.stack([E.sample(k, 30).float().mean((0, 2, 3)) for k in range(3)])
+    assert torch.cdist(means, means).max() > 5                            # grey levels
