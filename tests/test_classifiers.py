@@ -1,0 +1,308 @@
+"""ResNet-20: training, storage and refusals. Inception: ours against torch-fidelity and torchvision with the same random weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from acgan import classifiers
+from acgan.classifiers import (Classifier, ResNet20, Standardise, ToInception, fit, inception_2015, inception_torchvision,
+                               load_classifier, open_resnet20, save_resnet20, shift_flip, train_resnet20)
+from acgan.config import UserError, generator
+from acgan.data import load
+from acgan.scores import accuracy, fid, inception_score, kid, score
+
+QUICK = dict(epochs=6, batch=32, width=0.25, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return tuple(load("blossoms", split, 16, n_classes=4, per_class=60) for split in ("train", "test"))
+
+
+@pytest.fixture(scope="module")
+def trained(sets, tmp_path_factory):
+    torch.set_num_threads(1)
+    return train_resnet20(*sets, out=tmp_path_factory.mktemp("net") / "resnet20", **QUICK)
+
+
+def same(a, b):
+    a, b = a.network.state_dict(), b.network.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_learns_and_reports(sets, trained):
+    train, test = sets
+    probs, features = trained.predict(test.images)
+    assert probs.shape == (240, 4) and probs.dtype == torch.float64 and features.shape == (240, 16) and features.dtype == torch.float32
+    assert trained.accuracy["test"] == pytest.approx(accuracy(probs, test.labels))
+    assert trained.accuracy["train"] > 0.6 and trained.accuracy["test"] > 0.5
+    assert trained.accuracy["train"] == pytest.approx(accuracy(trained.predict(train.images)[0], train.labels))
+    assert score(probs, trained, splits=4).name == "ResNet-20 score"
+
+
+def test_same_seed_same_bits(sets, trained, tmp_path):
+    torch.manual_seed(123)                                        # the global state plays no part
+    assert same(trained, train_resnet20(*sets, out=tmp_path / "a", **QUICK))
+    assert not same(trained, train_resnet20(*sets, out=tmp_path / "b", seed=1, **QUICK))
+
+
+def test_cached_by_question(sets, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACGAN_WORK", str(tmp_path))
+    options = QUICK | {"epochs": 1}
+    first = train_resnet20(*sets, **options)
+    assert (tmp_path / "classifiers" / first.fingerprint / "weights.safetensors").is_file()
+    monkeypatch.setattr(classifiers, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert same(first, load_classifier("resnet20", *sets, **options))
+    info = json.loads((tmp_path / "classifiers" / first.fingerprint / "classifier.json").read_text())
+    assert info["settings"]["epochs"] == 1 and info["accuracy"] == first.accuracy and info["images_fingerprint"] == sets[0].fingerprint
+    with pytest.raises(pytest.fail.Exception):
+        train_resnet20(*sets, **options | {"weight_decay": 0.0})
+
+
+def test_a_killed_training_leaves_nothing(tmp_path):
+    code = ("import sys, torch; torch.set_num_threads(1)\n"
+            "from acgan import classifiers; from acgan.data import load; import os\n"
+            "classifiers.write_json = lambda *a: os._exit(9)\n"
+            "s = load('blossoms', 'train', 16, n_classes=2, per_class=20)\n"
+            f"classifiers.train_resnet20(s, epochs=1, batch=20, width=.25, device='cpu', out={str(tmp_path / 'net')!r})")
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 9
+    assert not (tmp_path / "net").exists()
+
+
+def test_batch_size_changes_nothing(sets, trained):
+    a, b = trained.predict(sets[1].images, batch=7), trained.predict(sets[1].images, batch=240)
+    torch.testing.assert_close(a[0], b[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(a[1], b[1], rtol=0, atol=1e-4)
+
+
+def test_normalises_by_the_training_set(sets, trained):
+    mean = sets[0].images.double().div(255).mean((0, 2, 3))
+    np.testing.assert_allclose(trained.preprocess.mean, mean, rtol=1e-6)
+    pale = (sets[1].images // 4 + 96)
+    own = trained.preprocess._replace(mean=tuple(pale.double().div(255).mean((0, 2, 3)).tolist()))
+    assert own.mean != trained.preprocess.mean
+    torch.testing.assert_close(trained.preprocess(pale), torchvision.transforms.functional.normalize(pale.float() / 255, *trained.preprocess))
+
+
+def test_resnet20_is_the_published_net():
+    net = ResNet20(10)
+    assert sum(p.numel() for p in net.parameters()) == 269_722
+    shapes = []
+    for block in net.blocks:
+        block.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape[1:])))
+    assert net(torch.randn(2, 3, 32, 32))["features"].shape == (2, 64)
+    assert shapes == [(16, 32, 32)] * 3 + [(32, 16, 16)] * 3 + [(64, 8, 8)] * 3
+    assert all(ResNet20(5, 0.5, max(1, r // 32))(torch.randn(1, 3, r, r))["logits"].isfinite().all() for r in (8, 17, 48, 64, 128))
+
+
+def test_augmentation_equals_pad_and_crop():
+    x = torch.randint(0, 256, (5, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    out = shift_flip(x, torch.arange(5).repeat(20), generator(0, "t"))
+    padded = torch.nn.functional.pad(x.float(), (3, 3, 3, 3), mode="reflect").to(torch.uint8)
+    for n, image in enumerate(out):
+        crops = [padded[n % 5, :, i:i + 24, j:j + 24] for i in range(7) for j in range(7)]
+        assert any(torch.equal(image, crop) or torch.equal(image, crop.flip(2)) for crop in crops)
+    assert len({image.numpy().tobytes() for image in out}) > 80
+
+
+def tampered(folder, how):
+    weights, info = folder / "weights.safetensors", folder / "classifier.json"
+    data, text = weights.read_bytes(), json.loads(info.read_text())
+    if how == "truncated":
+        weights.write_bytes(data[:-100])
+    if how == "altered":
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    if how == "missing":
+        weights.unlink()
+    if how == "foreign":
+        weights.write_bytes(b"not tensors")
+        text["sha256"] = classifiers.hashlib.sha256(b"not tensors").hexdigest()
+    if how == "other width":
+        text["architecture"]["width"] = 0.5
+    if how == "other classes":
+        text["classes"] = text["classes"][:-1]
+    if how == "other version":
+        text["format"] = 99
+    if how == "no keys":
+        text = {}
+    if how == "list":
+        text = [1]
+    info.write_text("{" if how == "no json" else json.dumps(text))
+
+
+@pytest.mark.parametrize("how, words", [
+    ("truncated", "weights.safetensors is not the file"), ("altered", "weights.safetensors is not the file"),
+    ("missing", "cannot read .*weights.safetensors"), ("foreign", "weights.safetensors does not hold a ResNet-20"),
+    ("other width", "weights.safetensors does not hold a ResNet-20"), ("other classes", "weights.safetensors does not hold a ResNet-20"),
+    ("other version", "in format 99, not resnet20 in 1"), ("no keys", "classifier.json does not describe a classifier"),
+    ("list", "classifier.json does not describe a classifier"), ("no json", "classifier.json is not valid JSON"),
+])
+def test_damaged_files_are_named(trained, tmp_path, how, words):
+    folder = save_resnet20(trained, tmp_path / "net")
+    assert same(open_resnet20(folder), trained)
+    tampered(folder, how)
+    with pytest.raises(UserError, match=words) as error:
+        open_resnet20(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_refusals(sets, trained, tmp_path):
+    train, test = sets
+    bad = [(lambda: train_resnet20(train.subset([0]), **QUICK), "needs 2 classes and 2 images, blossoms has 1"),
+           (lambda: train_resnet20(train, test.subset([0, 1]), **QUICK), "other classes"),
+           (lambda: train_resnet20(train, schedule="cosine", **QUICK), "unknown schedule 'cosine'"),
+           (lambda: load_classifier("resnet20"), "give images"),
+           (lambda: load_classifier("resnet"), "choose one of resnet20, inception-2015, inception-torchvision"),
+           (lambda: trained.predict(test.images.float()), "takes uint8 images"),
+           (lambda: trained.predict(test.images[0]), r"shape \[N,3,H,W\]"),
+           (lambda: trained.predict(test.images[:0]), "N >= 1"),
+           (lambda: fit(train, ResNet20(4, 0.25), trained.preprocess, epochs=1, batch=32, lr=1e30), "lower lr")]
+    for call, words in bad:
+        with pytest.raises(UserError, match=words):
+            call()
+
+
+def two_kinds():
+    """14 blocky and 12 fine-grained images of one colour cast each, uint8, 32 pixels."""
+    g = torch.Generator().manual_seed(1)
+    colour = torch.randint(0, 128, (14, 3, 1, 1), dtype=torch.uint8, generator=g)
+    blocky = torch.randint(0, 128, (14, 3, 4, 4), dtype=torch.uint8, generator=g).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return colour + blocky, torch.randint(0, 128, (12, 3, 32, 32), dtype=torch.uint8, generator=g) + colour[:12]
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """Random weights in the layout of the 2015 graph, with batch norms set from data so that signals neither die nor explode."""
+    torch.manual_seed(0)
+    net = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    fc, net.fc = net.fc, torch.nn.Identity()
+    with torch.no_grad():
+        x = torch.nn.functional.interpolate(two_kinds()[0][:8].float() / 128 - 1, (299, 299), mode="bilinear")
+        net.train()(x)
+        features = net.eval()(x)
+        m = features.mean(0)
+        fc.weight -= torch.outer(fc.weight @ m, m) / (m @ m)                # no class wins for every image
+        fc.weight *= 3 / (features @ fc.weight.T).std()
+    net.fc = fc
+    file = tmp_path_factory.mktemp("weights") / "weights-inception-2015-12-05-6726825d.pth"
+    torch.save(net.state_dict(), file)
+    return file
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i]
+
+
+def test_inception_2015_equals_torch_fidelity(inception_weights, tmp_path):
+    import torch_fidelity
+    a, b = two_kinds()
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(a), input2=Images(b), cuda=False, isc=True, fid=True, kid=True, verbose=False, isc_splits=4, kid_subsets=5,
+        kid_subset_size=10, feature_extractor_weights_path=str(inception_weights), batch_size=10, save_cpu_ram=True,
+        cache=False, cache_root=str(tmp_path))
+    net = inception_2015(inception_weights, device="cpu")
+    (p, f1), (_, f2) = net.predict(a, batch=7), net.predict(b)
+    assert p.shape == (14, 1008) and f1.shape == (14, 2048)
+    mean, std = inception_score(p, 4, seed=2020)
+    assert mean > 1.2 and mean == pytest.approx(theirs["inception_score_mean"], rel=1e-4)
+    assert std == pytest.approx(theirs["inception_score_std"], rel=1e-3)
+    assert fid(f1, f2) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    kernel = kid(f1, f2, 5, 10, seed=2020)
+    assert kernel[0] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    out = net.extract(a[:2])
+    bias = torch.load(inception_weights, weights_only=True)["fc.bias"]
+    torch.testing.assert_close(out["logits_biased"], out["logits"] + bias, rtol=1e-4, atol=1e-4)
+    assert score(p, net, 4).name == "Inception Score (2015 graph)" and len(net.fingerprint) == 12
+
+
+def test_inception_torchvision_equals_torchvision(tmp_path):
+    torch.manual_seed(0)
+    net = torchvision.models.inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False).eval()
+    torch.save(net.state_dict(), tmp_path / "inception_v3_google-0cc3c7bd.pth")
+    made = inception_torchvision(tmp_path, device="cpu")
+    x = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
+    recipe = torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms(resize_size=299)
+    with torch.no_grad():
+        expected = net(recipe(x)).double().softmax(1)
+    probs, features = made.predict(x)
+    torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-9)
+    assert features.shape == (2, 2048) and len(made.classes) == 1000 and made.classes[0] == "tench"
+
+
+def test_inception_resize_is_antialiased_bilinear():
+    from PIL import Image
+    x = torch.randint(0, 256, (1, 3, 400, 400), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ToInception.standardise)
+    ours = (ToInception()(x) * std + mean) * 255
+    pil = np.asarray(Image.fromarray(x[0].permute(1, 2, 0).numpy()).resize((299, 299), Image.BILINEAR)).transpose(2, 0, 1)
+    assert np.abs(ours[0].numpy() - pil).max() < 1.01                                      # Pillow rounds to bytes, twice
+
+
+def test_missing_and_foreign_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for load_it, file in ((inception_2015, "weights-inception-2015-12-05-6726825d.pth"), (inception_torchvision, "inception_v3_google-0cc3c7bd.pth")):
+        with pytest.raises(UserError, match=f"no {file} in .*hub/checkpoints: download it from https") as error:
+            load_it()
+        assert "\n" not in str(error.value)
+        with pytest.raises(UserError, match="no weights at .*nowhere.pth"):
+            load_it(tmp_path / "nowhere.pth")
+        (tmp_path / file).write_bytes(b"nonsense")
+        with pytest.raises(UserError, match=f"{file} is not a file of PyTorch weights"):
+            load_it(tmp_path)
+        torch.save({"a": torch.ones(1)}, tmp_path / file)
+        with pytest.raises(UserError, match=f"{file} does not hold"):
+            load_it(tmp_path)
+
+
+class Command:
+    """Would run a command when unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("echo run > ran",)
+
+
+def test_weights_that_carry_code_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"fc.weight": Command()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="not a file of PyTorch weights"):
+        inception_2015(tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_torch_fidelity(inception_weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(UserError, match="pip install torch-fidelity"):
+        inception_2015(inception_weights)
+
+
+def test_any_network_can_be_a_classifier():
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return {"features": x.flatten(1), "logits": x.mean((2, 3))}
+    made = Classifier("mine", list("abc"), Net(), Standardise((0, 0, 0), (1, 1, 1)), "0")
+    probs, _ = made.predict(torch.zeros(3, 3, 4, 4, dtype=torch.uint8))
+    assert torch.allclose(probs, torch.full((3, 3), 1 / 3, dtype=torch.float64))
