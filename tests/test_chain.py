@@ -1,0 +1,224 @@
+"""The chain with small notebooks and real papermill processes: order, stamps, failures, interruption, the report."""
+import html.parser
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from acgan import chain, claims
+from acgan.chain import Stage, StageError
+from acgan.config import UserError, home, locked
+
+CLAIMS = (home() / "nbs" / "claims.yaml").read_text()
+PARAMETERS = 'profile: str = "quick"\nlabel: str = ""\nsteps: int = 3  # how many\nrate: float = 0.1'
+FOLDER = 'import os, sys, time\nfrom pathlib import Path\nout = Path(os.environ["ACGAN_HOME"]) / "figures" / label\nout.mkdir(parents=True, exist_ok=True)'
+STAGES = (Stage("one", "one.ipynb", "a file"), Stage("two", "two.ipynb", "the file doubled", needs=("one",)))
+
+
+def write(path, *cells, tags=("parameters",)):
+    def cell(i, source):
+        return {"cell_type": "code", "id": f"cell{i}", "metadata": {"tags": list(tags)} if i == 1 else {}, "source": source, "outputs": [],
+                "execution_count": None}
+    title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# A study\n\n> It has a claim."}
+    content = {"cells": [title, *(cell(i, source) for i, source in enumerate(cells, 1))], "nbformat": 4, "nbformat_minor": 5,
+               "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
+    monkeypatch.delenv("ACGAN_WORK", raising=False)
+    monkeypatch.setattr(chain, "STAGES", STAGES)
+    write(tmp_path / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "one.txt").write_text(f"{steps} {sys.executable}")')
+    write(tmp_path / "nbs/two.ipynb", PARAMETERS, FOLDER, '(out / "two.txt").write_text((out / "one.txt").read_text() * 2)')
+    (tmp_path / "nbs/profiles").mkdir()
+    (tmp_path / "nbs/profiles/quick.yaml").write_text(yaml.safe_dump({"images": {"name": "blossoms", "resolution": 32}}))
+    (tmp_path / "nbs/claims.yaml").write_text(CLAIMS)
+    return tmp_path
+
+
+def run(*overrides, said=None, **how):
+    return list(chain.run(chain.make_job("quick", overrides=overrides), say=lambda text="", **kw: said.append(text) if said is not None else None, **how))
+
+
+def test_only_what_changed_runs_again(project, monkeypatch):
+    personal = project / "home/.local/share/jupyter/kernels/python3"
+    personal.mkdir(parents=True)
+    (personal / "kernel.json").write_text(json.dumps({"argv": ["/nowhere/python"], "display_name": "mine", "language": "python"}))
+    monkeypatch.setenv("HOME", str(project / "home"))
+    said = []
+    assert run() == ["one", "two"]
+    assert (project / "figures/quick/one.txt").read_text() == f"3 {sys.executable}", "the kernel is another interpreter"
+    assert run(said=said) == [] and any("nothing to do: 2 of 2" in line for line in said)
+    write(project / "nbs/two.ipynb", PARAMETERS, FOLDER + "  # a comment", '(out / "two.txt").write_text((out / "one.txt").read_text() * 2)')
+    assert run() == []
+    stages = [(stage.id, why) for stage, why in chain.plan(chain.make_job("quick", overrides=["two.rate=1"]))]
+    assert stages == [("one", None), ("two", "parameters changed")]
+    (project / "figures/quick/two.txt").unlink()
+    assert chain.plan(chain.make_job("quick"))[1][1] == "figures/two.txt is gone"
+    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "other.txt").write_text("x")')
+    assert [why for _, why in chain.plan(chain.make_job("quick"))] == ["notebook changed", "figures/two.txt is gone"]
+    assert run(only=["one"]) == ["one"]
+    assert sorted(p.name for p in (project / "figures/quick").iterdir()) == ["other.txt"], "the stale output of stage one stayed"
+
+
+def test_a_failing_notebook_stops_the_chain_and_the_next_run_goes_on(project):
+    write(project / "nbs/two.ipynb", PARAMETERS, FOLDER, "print('so far')\n1 / 0")
+    with pytest.raises(StageError, match=r"nbs/two.ipynb, cell 4 \(id cell3\): ZeroDivisionError: division by zero"):
+        run()
+    assert "so far" in (project / "data/quick/executed/two.ipynb").read_text()
+    assert not (project / "data/quick/stamps/two.json").exists()
+    write(project / "nbs/two.ipynb", PARAMETERS, FOLDER, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(StageError, match="nbs/two.ipynb.*(died|Dead)"):
+        run()
+    write(project / "nbs/two.ipynb", PARAMETERS, "steps")
+    assert run() == ["two"]
+
+
+def test_a_mistake_of_the_user_stays_one_line(project):
+    write(project / "nbs/one.ipynb", PARAMETERS, "from acgan.config import UserError\nraise UserError('no such folder: x')")
+    with pytest.raises(UserError, match=r"^nbs/one.ipynb, cell 3 \(id cell2\): no such folder: x$"):
+        run(only=["one"])
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["one.stepz=1"], "nbs/one.ipynb has no parameter 'stepz': it has profile, label, steps, rate"), (["one.steps=many"], "'steps' is int, not str"),
+    (["three.x=1"], "unknown stage 'three'"), (["steps"], "write stage.parameter=value"), (["one.steps=true"], "'steps' is int, not bool")])
+def test_parameters_are_checked_before_anything_runs(project, overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        run(*overrides)
+    assert not (project / "data").exists() and not (project / "figures").exists()
+
+
+def test_the_profile_may_not_name_what_is_not_there(project):
+    path = project / "nbs/profiles/quick.yaml"
+    good = yaml.safe_load(path.read_text())
+    for stages, message in (({"one": {"stepz": 1}}, "no parameter 'stepz'"), ({"uno": {}}, "unknown stage 'uno'")):
+        path.write_text(yaml.safe_dump(good | {"stages": stages}))
+        with pytest.raises(UserError, match=message):
+            chain.make_job("quick")
+    path.write_text(yaml.safe_dump(good | {"stages": {"one": {"steps": 7, "rate": 1}}}))
+    assert chain.make_job("quick").parameters["one"] == {"profile": "quick", "label": "quick", "steps": 7, "rate": 1.0}
+    with pytest.raises(UserError, match="the data folder .* does not exist"):
+        chain.make_job("quick", data_root=str(project / "nowhere"))
+
+
+@pytest.mark.parametrize("tags, count", [((), 0), (("parameters",), 2)])
+def test_a_study_has_exactly_one_parameters_cell(project, tags, count):
+    write(project / "nbs/two.ipynb", PARAMETERS, "x = 1", tags=tags)
+    if count == 2:
+        text = json.loads((project / "nbs/two.ipynb").read_text())
+        text["cells"][2]["metadata"] = {"tags": ["parameters"]}
+        (project / "nbs/two.ipynb").write_text(json.dumps(text))
+    with pytest.raises(UserError, match=f"nbs/two.ipynb has {count} cells tagged 'parameters'"):
+        chain.make_job("quick")
+
+
+def test_two_chains_on_one_label_do_not_meet(project):
+    job = chain.make_job("quick")
+    with locked(job.folder), pytest.raises(UserError, match="another run is using"):
+        chain.run(job, say=lambda *a, **k: None)
+
+
+def test_a_vanished_run_folder_makes_its_stage_run(project):
+    job = chain.make_job("quick")
+    (project / "data/runs/abc").mkdir(parents=True)
+    (project / "figures/quick").mkdir(parents=True)
+    for stage in STAGES:
+        chain.write_json(job.stamp(stage.id), {"inputs": chain.stage_inputs(job, stage), "outputs": {}, "folders": ["runs/abc"]})
+    assert [why for _, why in chain.plan(job)] == [None, None]
+    (project / "data/runs/abc").rmdir()
+    assert [why for _, why in chain.plan(job)] == ["runs/abc is gone", "runs/abc is gone"]
+
+
+DRIVER = """
+import sys
+from acgan import chain, cli
+chain.STAGES = (chain.Stage("slow", "slow.ipynb", "nothing, slowly"),)
+sys.exit(cli.main(["reproduce"]))
+"""
+
+
+def gone(pid, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is announced on Linux only")
+@pytest.mark.parametrize("sign, code, error", [(signal.SIGINT, 130, "stopped; the next run goes on from here"), (signal.SIGKILL, -9, "")])
+def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error):
+    write(project / "nbs/slow.ipynb", PARAMETERS, FOLDER, '(out / "pid.tmp").write_text(str(os.getpid()))\nos.replace(out / "pid.tmp", out / "pid")\ntime.sleep(300)')
+    process = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    mark, end = project / "figures/quick/pid", time.monotonic() + 60
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    kernel = int(mark.read_text())
+    process.send_signal(sign)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code and error in said and "Traceback" not in said
+    assert gone(kernel), "the notebook's kernel lives on"
+    assert not (project / "data/quick/stamps/slow.json").exists()
+    with locked(project / "data/quick"):
+        pass
+
+
+class Page(html.parser.HTMLParser):
+    """Counts tags and checks that they close; collects what a page would load."""
+    void = {"meta", "img", "input", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.count, self.loads, self.images = [], {}, [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.count[tag] = self.count.get(tag, 0) + 1
+        values = dict(attributes)
+        self.loads += [values[name] for name in ("src", "href") if name in values and not values[name].startswith(("data:", "#"))]
+        self.images += [values] if tag == "img" else []
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_one_whole_page(project):
+    from acgan import figures
+    fig, (ax,) = figures.panels(width="column")
+    figures.save_figure(fig, "plot", "quick", "A <plot> & more", {"a": {"b": 1.23456, "c": None}, "list": list(range(50))}, n=3, seeds=[0])
+    figures.save_table([{"layer": "conv", "maps": 16}, {"layer": "<linear>", "maps": None}], "nets", "quick", "Layers")
+    claims.record("quick", "acgan-4.4-a", 8.2, evidence={"values": [8.2]}, n=100, seeds=[0], scaled="x < y")
+    path = chain.build_report("quick", stages=(*STAGES, Stage("report", "one.ipynb", "the page")))
+    text = path.read_text()
+    page = Page(text)
+    assert page.open == [] and page.loads == [] and "script" not in page.count
+    assert [(image["alt"], int(image["width"]) < 660) for image in page.images] == [("Plot", True)]
+    assert text.count("Missing: this stage has not run") == 2, "a stage that has not run must be shown"
+    assert "A &lt;plot&gt; &amp; more" in text and "&lt;linear&gt;" in text and "x &lt; y" in text and "(50 values)" in text
+    assert page.count["tr"] > len(claims.ledger()) and "<b>1</b> direction only" in text
+    assert chain.build_report("quick", stages=STAGES).read_text() == chain.build_report("quick", stages=STAGES).read_text()
+
+
+def test_every_stage_of_the_real_chain_has_its_notebook(monkeypatch):
+    monkeypatch.delenv("ACGAN_HOME", raising=False)
+    job = chain.make_job("quick")
+    assert set(job.parameters) == {stage.id for stage in chain.STAGES}
+    assert all({"profile", "label", "dataset", "data_root", "device"} <= set(chain.declared(stage)) for stage in chain.STAGES)

@@ -1,0 +1,114 @@
+"""Figures: the same bytes on every run, pixels untouched, labels that do not meet, nothing dropped."""
+import io
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from acgan import figures
+from acgan.config import UserError
+
+SCRIPT = """
+import matplotlib; matplotlib.use("Agg")
+import torch
+from acgan import figures
+figures.style()
+fig, (a, b) = figures.panels(2)
+figures.curves(a, {"one": ([0, 1, 2], [1.0, None, 2.0]), "two": ([0, 1, 2], [1.0, 1.5, 2.0], [0.5, 1, 1.5], [1.5, 2, 2.5])}, "x", "y")
+figures.points(b, [("p", 1.0, 0.5, 1.5, "real"), ("q", None, None, None, "fake")], "score")
+figures.save_figure(fig, "plot", "quick", "A plot", {"a": [1, None]}, n=3, seeds=[0], provenance={"x": 1})
+images = torch.arange(4 * 3 * 64, dtype=torch.int64).reshape(4, 3, 8, 8).remainder(251).to(torch.uint8)
+fig = figures.image_grid(images, 2, row_labels=["a", "b"])
+figures.save_figure(fig, "grid", "quick", "A grid", {}, n=4, seeds=0, grid=True, provenance={"x": 1})
+figures.save_table([{"a": 1.5, "b": "x"}, {"a": None}], "table", "quick", "A table", provenance={"x": 1})
+"""
+
+
+@pytest.fixture(autouse=True)
+def closed(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
+    yield
+    plt.close("all")
+
+
+def test_two_processes_write_the_same_bytes(tmp_path, monkeypatch):
+    written = []
+    for run in ("first", "second"):
+        monkeypatch.setenv("ACGAN_HOME", str(tmp_path / run))
+        monkeypatch.setenv("PYTHONHASHSEED", "1" if run == "first" else "2")
+        subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+        written.append({p.name: p.read_bytes() for p in sorted((tmp_path / run / "figures/quick").iterdir())})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"plot.png", "plot.svg", "plot.json", "grid.png", "grid.json", "table.csv", "table.json"}
+    assert b"Software" not in written[0]["plot.png"] and b"<dc:date>" not in written[0]["plot.svg"]
+    assert Image.open(io.BytesIO(written[0]["plot.png"])).size[0] == 1380
+
+
+@pytest.mark.parametrize("side, columns, count, notes", [(32, 10, 20, ()), (64, 5, 7, ()), (16, 3, 6, ["0.123"] * 6), (128, 10, 10, ())])
+def test_grid_pixels_are_the_images_pixels(side, columns, count, notes):
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fig = figures.image_grid(images, columns, notes=notes)
+    picture = np.asarray(Image.open(io.BytesIO(figures.picture_bytes(fig, "png"))).convert("RGB"))
+    lay = figures.grid_layout(fig, side, count, columns, notes=notes)
+    assert picture.shape == (lay["height"], lay["width"], 3)
+    found = 0
+    for i in range(count):
+        y, x = lay["top"] + i // columns * lay["pitch"][1], lay["left"] + i % columns * lay["pitch"][0] + (lay["pitch"][0] - lay["tile"]) // 2
+        tile = np.asarray(Image.fromarray(images[i].permute(1, 2, 0).numpy()).resize((lay["tile"],) * 2, Image.NEAREST))
+        found += bool((picture[y:y + lay["tile"], x:x + lay["tile"]] == tile).all())
+    assert found == count
+
+
+@pytest.mark.parametrize("names", [["cat"] * 8, ["a very long class name"] * 8, ["Grünspecht & Söhne"] * 8])
+def test_labels_do_not_overlap(names):
+    images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
+    fig = figures.image_grid(images, 8, row_labels=["first row", "second"], column_labels=names, notes=["12.5 %"] * 16)
+    renderer = fig.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in fig.texts]
+    assert len(boxes) == 8 + 2 + 16
+    for i, a in enumerate(boxes):
+        assert a.x0 >= -1 and a.y0 >= -1 and a.x1 <= fig.bbox.width + 1 and a.y1 <= fig.bbox.height + 1
+        assert not any(a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1 for b in boxes[i + 1:])
+
+
+def test_a_missing_image_is_shown_and_counted():
+    fig = figures.image_grid([torch.zeros(3, 8, 8, dtype=torch.uint8), None], 2)
+    picture = np.asarray(Image.open(io.BytesIO(figures.picture_bytes(fig, "png"))).convert("L"))
+    assert {215, 238} <= set(np.unique(picture))
+
+
+@pytest.mark.parametrize("images", [torch.rand(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+                                    [torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 9, 9, dtype=torch.uint8)]])
+def test_grids_of_other_things_are_refused(images):
+    with pytest.raises(UserError, match="an image grid needs uint8"):
+        figures.image_grid(images, 2)
+
+
+def test_caption_numbers_and_record(tmp_path):
+    fig, _ = figures.panels()
+    caption = figures.save_figure(fig, "a-figure", "gpu", "Something rises.", {"x": {"y": np.float32(2)}, "z": float("inf")}, n="500 a class",
+                                  seeds=range(5), claims=["acgan-4.4-a"], images=type("Set", (), {"name": "cifar10", "fingerprint": "ab"})())
+    saved = json.loads((tmp_path / "figures/gpu/a-figure.json").read_text())
+    assert caption == saved["caption"] == "Something rises. n = 500 a class; seeds 0 to 4; profile gpu."
+    assert saved["numbers"] == {"x": {"y": 2.0}, "z": None} and saved["images"] == {"name": "cifar10", "fingerprint": "ab"}
+    assert saved["seeds"] == [0, 1, 2, 3, 4] and saved["title"] == "A figure" and saved["provenance"]["python"]
+
+
+@pytest.mark.parametrize("label, name", [("quick", "../x"), ("..", "x"), ("a/b", "x"), ("quick", "")])
+def test_names_stay_inside_the_folder(label, name):
+    fig, _ = figures.panels()
+    with pytest.raises(UserError, match="cannot name a figure"):
+        figures.save_figure(fig, name, label, "x", {}, n=1, seeds=0)
+
+
+def test_real_data_is_always_black_and_nothing_else_is():
+    assert figures.look("real")["color"] == "#000000"
+    assert [name for name, value in figures.COLORS.items() if value == "#000000"] == ["real"]

@@ -1,0 +1,144 @@
+"""The house style, checked: library notebooks explain before they export and check what they export; studies hold no logic."""
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+STUDIES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p not in LIBRARY and ".ipynb_checkpoints" not in p.parts)
+EVERY = LIBRARY + STUDIES
+
+
+def load(path):
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])
+    return notebook
+
+
+def code(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def exported(cell):
+    return cell["cell_type"] == "code" and re.search(r"^#\|\s*export\s*$", cell["source"], re.M) is not None
+
+
+def lines(cell):
+    return sum(bool(line.strip()) and not line.startswith("#|") for line in cell["source"].splitlines())
+
+
+def definitions(source):
+    return [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))]
+
+
+def public_names(source):
+    names = [node.name for node in definitions(source)]
+    for node in ast.parse(source).body:
+        names += [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)]
+        names += [node.target.id] if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else []
+    return [name for name in names if not name.startswith("_")]
+
+
+def is_imports(source):
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, ast.Expr) for node in ast.parse(source).body)
+
+
+def checks(source, name):
+    tree = ast.parse(source)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return name in used and (any(isinstance(node, ast.Assert) for node in ast.walk(tree)) or "raises" in source or "gradcheck" in source)
+
+
+def test_there_are_notebooks():
+    assert len(LIBRARY) >= 10 and len(STUDIES) >= 7
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
+def test_form(path):
+    notebook = load(path)
+    assert path.stat().st_size < 120_000
+    assert notebook["metadata"]["kernelspec"] == {"display_name": "python3", "language": "python", "name": "python3"}
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(ids) == len(set(ids))
+    headings = [line for cell in notebook["cells"] if cell["cell_type"] == "markdown" for line in cell["source"].splitlines() if line.startswith("# ")]
+    assert len(headings) == 1, f"one H1, not {headings}"
+    top = next(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    assert re.match(r"# .+\n\n> .+", top), "the first Markdown cell is the title and its > line"
+    for cell in code(notebook):
+        assert cell["execution_count"] is None
+        assert not [o for o in cell["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
+        tree = ast.parse(cell["source"])
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)], "star import"
+        assert not re.search(r"#.*\b(TODO|FIXME|XXX)\b|^\s*[!%]", cell["source"], re.M)
+        assert 'filterwarnings("ignore")' not in cell["source"] and "filterwarnings('ignore')" not in cell["source"]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_cells_are_short(path):
+    sizes = [(lines(cell), cell["id"]) for cell in code(load(path))]
+    assert max(sizes)[0] <= 40, f"cell {max(sizes)[1]} has {max(sizes)[0]} lines"
+    long = [size for size in sizes if size[0] > 20]
+    assert len(long) <= 0.1 * len(sizes), f"more than a tenth of the cells have over 20 lines: {long}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_prose_comes_before_what_is_exported(path):
+    words, poor = 0, []
+    for cell in load(path)["cells"]:
+        if cell["cell_type"] == "markdown":
+            words += len(cell["source"].split())
+        elif exported(cell):
+            if words < 25 and not is_imports(cell["source"]):
+                poor.append((cell["id"], words, cell["source"].splitlines()[1][:60]))
+            words = 0 if not is_imports(cell["source"]) else words
+    assert not poor, f"fewer than 25 words before: {poor}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_one_definition_a_cell_and_it_is_checked_at_once(path):
+    cells, unchecked = code(load(path)), []
+    for i, cell in enumerate(cells):
+        if exported(cell) and not is_imports(cell["source"]):
+            assert len(definitions(cell["source"])) <= 1, f"cell {cell['id']} defines {[d.name for d in definitions(cell['source'])]}"
+            after, made = cells[i + 1:i + 3], {d.name for d in definitions(cell["source"])}
+            for name in public_names(cell["source"]):
+                constant = name not in made
+                if constant and made or any(checks(c["source"], name) or constant and name in c["source"] for c in after):
+                    continue
+                unchecked.append(name)
+    assert not unchecked, f"not exercised within two cells: {unchecked}"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_studies_hold_no_logic_and_no_outputs(path):
+    cells = code(load(path))
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells) == 1
+    for cell in cells:
+        assert cell["outputs"] == []
+        assert not exported(cell) and "default_exp" not in cell["source"]
+        assert not [n for n in ast.walk(ast.parse(cell["source"])) if isinstance(n, (ast.FunctionDef, ast.ClassDef))], "a study defines nothing"
+        assert not re.search(r"%run|\.ipynb", cell["source"]), "studies meet through files"
+    parameters = next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    assert all(isinstance(n, ast.AnnAssign) for n in ast.parse(parameters).body) and parameters.count("#") >= len(ast.parse(parameters).body)
+
+
+def test_studies_are_kept_from_nbdev_test():
+    folders = {path.parent for path in STUDIES} - {ROOT / "nbs"}
+    assert all((folder / ".notest").is_file() for folder in folders), "papermill runs the studies, nbdev_test must not"
+
+
+def test_nbdev_clean_changes_nothing(tmp_path):
+    for name in ("settings.ini", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    before = {p: p.read_bytes() for p in (tmp_path / "nbs").rglob("*.ipynb")}
+    subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean as c; c.__wrapped__()"], cwd=tmp_path, check=True)
+    dirty = [p.name for p, data in before.items() if p.read_bytes() != data]
+    assert not dirty, f"not clean: {dirty} (run nbdev_clean)"
