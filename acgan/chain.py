@@ -23,6 +23,7 @@ import time
 from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +32,6 @@ import yaml
 import acgan
 from . import claims, config
 from .config import UserError, fingerprint, home, read_json, work_root, write_bytes, write_json
-from .data import check_name
 
 # %% ../nbs/12_chain.ipynb #94ea461a
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def make_job(profile="quick", dataset="", data_root="", device="auto", label="",
     dataset = str(Path(dataset).resolve()) if os.sep in dataset else dataset
     settings = config.profile(profile, dataset=dataset, data_root=data_root)
     if dataset:
+        from acgan.data import check_name
         check_name(dataset)
     label = label or settings["label"]
     extra = {name: dict(values or {}) for name, values in (settings.get("stages") or {}).items()}
@@ -154,7 +155,8 @@ def number(text):
     except yaml.YAMLError:
         return text
 
-# %% ../nbs/12_chain.ipynb #a387bc5f
+# %% ../nbs/12_chain.ipynb #28125ffa
+@cache
 def code_hash(source):
     """A hash of Python source that ignores comments, layout and docstrings; of the text itself when it does not parse."""
     try:
@@ -167,14 +169,15 @@ def code_hash(source):
             node.body = body[1:] or [ast.Pass()]
     return fingerprint(ast.dump(tree))
 
-# %% ../nbs/12_chain.ipynb #f5b4476d
+# %% ../nbs/12_chain.ipynb #eaa0a2ee
+@cache
 def imported(source, known):
-    """The names in `known` (modules of acgan) that `source` imports or reaches as acgan.name; all of them when it does not parse."""
+    """The names in the tuple `known` (modules of acgan) that `source` imports or reaches as acgan.name; all of them when it does not parse."""
     found = set()
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:
-        return set(known)
+        return frozenset(known)
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("acgan.")}
@@ -183,18 +186,18 @@ def imported(source, known):
         elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "acgan"):
             path = (node.module or "").split(".")[0 if node.level else 1:]
             found |= {path[0]} if path and path[0] else {alias.name for alias in node.names}
-    return found & set(known)
+    return frozenset(known) & found
 
 # %% ../nbs/12_chain.ipynb #b8125a96
 def package_hash(source):
     """A hash of all modules of acgan that `source` imports, directly or through other modules."""
     folder = Path(acgan.__file__).parent
     code = {path.stem: path.read_text() for path in folder.glob("*.py") if not path.stem.startswith("_")}
-    reached, open_ends = set(), imported(source, code)
+    reached, open_ends = set(), set(imported(source, tuple(code)))
     while open_ends:
         name = open_ends.pop()
         reached.add(name)
-        open_ends |= imported(code[name], code) - reached
+        open_ends |= imported(code[name], tuple(code)) - reached
     return fingerprint([[name, code_hash(code[name])] for name in sorted(reached)])
 
 # %% ../nbs/12_chain.ipynb #8f6a4676

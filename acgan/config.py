@@ -116,6 +116,7 @@ def atomic_folder(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        scratch.chmod(path.parent.stat().st_mode & 0o777)                            # mkdtemp's own 0700 would shut others out
         yield scratch
         for file in (found for found in scratch.rglob("*") if found.is_file()):
             with open(file, "rb") as handle:
