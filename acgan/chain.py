@@ -49,6 +49,8 @@ STAGES = (
     Stage("tables", "odena2017/00_appendix_tables.ipynb", "the layer tables, from the built networks"),
     Stage("training", "odena2017/01_training.ipynb", "one AC-GAN on all classes and a class-split ensemble"),
     Stage("samples", "odena2017/02_samples.ipynb", "samples of every class", ("training",)),
+    Stage("diversity", "odena2017/04_diversity.ipynb", "MS-SSIM inside classes, real and generated", ("training",)),
+    Stage("joint", "odena2017/05_diverse_and_discriminable.ipynb", "accuracy against diversity", ("training",)),
     Stage("score", "odena2017/06_inception_score.ipynb", "the score by the paper's protocol", ("training",)),
     Stage("neighbours", "odena2017/07_overfitting_neighbours.ipynb", "nearest training images", ("training",)),
     Stage("latent", "odena2017/08_latent_space.ipynb", "interpolations and fixed z across classes", ("training",)),

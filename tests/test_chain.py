@@ -165,7 +165,8 @@ def gone(pid, seconds=20):
 @pytest.mark.parametrize("sign, code, error", [(signal.SIGINT, 130, "stopped; the next run goes on from here"), (signal.SIGKILL, -9, "")])
 def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error):
     write(project / "nbs/slow.ipynb", PARAMETERS, FOLDER, '(out / "pid.tmp").write_text(str(os.getpid()))\nos.replace(out / "pid.tmp", out / "pid")\ntime.sleep(300)')
-    process = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)           # a job in the background of a script ignores Ctrl-C
+    process = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     mark, end = project / "figures/quick/pid", time.monotonic() + 60
     while not mark.exists() and time.monotonic() < end:
         time.sleep(0.1)
