@@ -97,7 +97,7 @@ def tracked():
     listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
     names = [n for n in listed if n] or [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and ".venv" not in p.parts]
     kinds = {".py", ".ipynb", ".md", ".toml", ".ini", ".yaml", ".yml", ".json", ""}
-    return [ROOT / n for n in names if Path(n).suffix in kinds and not n.startswith(("shared/", "data/", ".venv")) and (ROOT / n).is_file()]
+    return [ROOT / n for n in names if Path(n).suffix in kinds and not n.startswith(("data/", ".venv")) and (ROOT / n).is_file()]
 
 
 def test_no_pickles_and_no_machine_paths():
