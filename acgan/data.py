@@ -9,7 +9,7 @@ __all__ = ['SHAPES', 'HUES', 'PATTERNS', 'TEXTURES', 'SUFFIXES', 'SETS', 'CIFAR_
            'draw_block', 'needed_pixels', 'blossoms', 'entries', 'class_images', 'class_folders', 'annotated_images',
            'hold_out', 'split_images', 'to_rgb', 'fit', 'decode', 'file_hash', 'turn', 'content_hash', 'cached',
            'from_groups', 'fetching', 'cifar_batches', 'fetch', 'find_root', 'locate', 'check_name', 'load',
-           'class_splits', 'group_by_features', 'check_splits', 'save_splits', 'load_splits', 'Batches',
+           'class_splits', 'group_by_features', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches',
            'batches_state', 'restore_batches']
 
 # %% ../nbs/01_data.ipynb #8335c0b5
@@ -676,21 +676,35 @@ def load_splits(path, classes, complete=False):
     splits = [tuple(class_index(classes, name, f"{path}: the image set") for name in group) for group in text["members"]]
     return check_splits(splits, classes) if complete else splits
 
+# %% ../nbs/01_data.ipynb #a57e4877
+def hide_labels(labels, share, seed=0):
+    """Labels int64 [N] with all but a share in 0..1 of each class set to -1; at least one a class stays unless the share is 0."""
+    hidden = labels.clone()
+    for k in labels.unique().tolist():
+        mine = (labels == k).nonzero()[:, 0]
+        order = torch.randperm(len(mine), generator=generator(seed, "labelled", k)).to(mine.device)
+        hidden[mine[order[min(1, math.ceil(share)) * max(1, round(share * len(mine))):]]] = -1
+    return hidden
+
 # %% ../nbs/01_data.ipynb #f53356c2
 class Batches:
     """Endless batches of an ImageSet: next() -> (x float [B,3,R,R] in [-1,1], c int64 [B]), c relative to `classes`.
 
-    `images` may already lie on `device`, so that members share one copy. state_dict() holds tensors only; after load_state_dict()
+    `labelled`: the share of images that keep their label, see `hide_labels`; the others come with -1, or with
+    `unlabelled=False` not at all. `images` may already lie on `device`, so that members share one copy. state_dict() holds tensors only; after load_state_dict()
     the batches go on with the same images in the same order.
     """
 
-    def __init__(self, images, classes=None, batch=100, seed=0, device="cpu"):
+    def __init__(self, images, classes=None, batch=100, seed=0, device="cpu", labelled=1.0, unlabelled=True):
         chosen = [class_index(images.classes, k, images.name) for k in (range(images.n_classes) if classes is None else classes)]
         relabel = torch.full((images.n_classes,), -1)
         relabel[chosen] = torch.arange(len(chosen))
         relative = relabel[images.labels.cpu()]
         self.where = (relative >= 0).nonzero()[:, 0].to(device)  # N' positions of the member's images
         self.labels, self.pixels = relative.to(device)[self.where], images.images.to(device)
+        self.labels = self.labels if labelled == 1 else hide_labels(self.labels, labelled, seed)
+        if not unlabelled:
+            self.where, self.labels = self.where[self.labels >= 0], self.labels[self.labels >= 0]
         self.batch, self.generator = whole(batch, 1, 10**6, "batch"), generator(seed, "batches", device=device)
         self.order, self.position = self.shuffled(), 0
 

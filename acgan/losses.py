@@ -63,6 +63,7 @@ OBJECTIVES = {
     "acgan": Objective("AC-GAN, Odena Eq. 2-3, G non-saturating", (*_SOURCE, _REAL_CLASS, _OWN), (_FOOL, _OWN)),
     "acgan-saturating": Objective("AC-GAN, Odena Eq. 2-3 as printed: G maximises L_C - L_S", (*_SOURCE, _REAL_CLASS, _OWN),
                                   (Term("fake", "source", "fake", sign=-1), _OWN)),
+    "classifier": Objective("D's classes of real images alone: no GAN", (_REAL_CLASS,), (), conditional=False),
     "gan": Objective("GAN, Zhou Eq. 1: no class term", _SOURCE, (_FOOL,), conditional=False),
     "gan*": Objective("GAN*: D also learns the classes of real images", (*_SOURCE, _REAL_CLASS), (_FOOL,), conditional=False),
     "acgan*": Objective("AC-GAN*, Zhou Eq. 6-9: no class term on fakes in D", (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN)),

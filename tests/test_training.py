@@ -13,7 +13,8 @@ import torch
 from acgan.config import UserError, locked
 from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
-from acgan.training import METRICS, Member, open_run, question, steps_in, train
+from acgan.population import METRICS, Member, question
+from acgan.training import open_run, steps_in, train
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Member(width=0.05, batch=10)
@@ -22,7 +23,8 @@ PROGRAM = """
 import os, signal, sys, time, torch
 torch.set_num_threads(1)
 from acgan.data import load
-from acgan.training import Member, Trainee, question, train
+from acgan.population import Member, Trainee, question
+from acgan.training import train
 images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), Member(width=0.05, batch=10)
 Trainee(question(member, images), images)    # loads what torch loads late
 for patience in map(float, sys.stdin):       # a process of its own trains until it is done or, after so many seconds, killed
