@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'UNSTUDIED', 'GRADES', 'Outcome', 'RULES', 'UNGATED', 't_interval', 'bootstrap', 'mean_interval', 'order',
            'number', 'sign_share', 'proportion', 'correlation', 'trend', 'equivalence', 'identity', 'protocol',
-           'picture', 'limit', 'fewer_failures', 'not_closer', 'check_row', 'ledger', 'judge', 'verdict', 'record',
-           'records', 'published_text', 'table']
+           'picture', 'limit', 'roc_area', 'fewer_failures', 'not_closer', 'check_row', 'ledger', 'judge', 'verdict',
+           'record', 'records', 'published_text', 'table']
 
-# %% ../nbs/11_claims.ipynb #f987c069
+# %% ../nbs/11_claims.ipynb #ed19fe0f
 import inspect
 import math
 from collections import namedtuple
@@ -19,15 +19,15 @@ import yaml
 
 from .config import UserError, choose, home, plain, read_json, write_json
 
-# %% ../nbs/11_claims.ipynb #9935d2e9
+# %% ../nbs/11_claims.ipynb #e117571d
 VERDICTS = ("reproduced", "direction only", "not reproduced", "not measurable here", "not yet studied")
 UNSTUDIED = VERDICTS[-1]
 GRADES = {"R": VERDICTS[0], "D": VERDICTS[1], "N": VERDICTS[2]}
 
-# %% ../nbs/11_claims.ipynb #89adf941
+# %% ../nbs/11_claims.ipynb #b1420f1b
 Outcome = namedtuple("Outcome", "grade interval why", defaults=(None, ""))
 
-# %% ../nbs/11_claims.ipynb #111bcc77
+# %% ../nbs/11_claims.ipynb #685b114a
 def t_interval(values, level=0.95):
     """(mean, low, high) of independent values by Student's t; limits are infinite for a single value."""
     x = np.asarray(values, dtype=float)
@@ -36,7 +36,7 @@ def t_interval(values, level=0.95):
     half = scipy.stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
-# %% ../nbs/11_claims.ipynb #cc569204
+# %% ../nbs/11_claims.ipynb #3b412b0f
 def bootstrap(values, statistic=np.mean, clusters=None, draws=10000, seed=0, level=0.95):
     """(low, high): percentile interval of `statistic` over resampled rows of `values` [N] or [N,k]; whole clusters if given (ids [N])."""
     values, rng = np.asarray(values), np.random.default_rng(seed)
@@ -55,14 +55,14 @@ def bootstrap(values, statistic=np.mean, clusters=None, draws=10000, seed=0, lev
     tail = 100 * (1 - level) / 2
     return tuple(float(v) for v in np.nanpercentile(results, [tail, 100 - tail]))
 
-# %% ../nbs/11_claims.ipynb #9b8e6f39
+# %% ../nbs/11_claims.ipynb #b1503e85
 def mean_interval(values, clusters=None, level=0.95, draws=10000):
     """(mean, low, high): by cluster bootstrap when `clusters` are given, else by Student's t."""
     if clusters is None:
         return t_interval(values, level)
     return (float(np.mean(values)), *bootstrap(values, clusters=clusters, level=level, draws=draws))
 
-# %% ../nbs/11_claims.ipynb #70296bf9
+# %% ../nbs/11_claims.ipynb #419b2b7e
 def order(differences, clusters=None, effect=None, draws=10000):
     """ORD: mean of the paired `differences` > 0. `effect`: the published difference, of which at least half is needed for R."""
     mean, low, high = mean_interval(differences, clusters, draws=draws)
@@ -74,7 +74,7 @@ def order(differences, clusters=None, effect=None, draws=10000):
     why = "the interval touches 0" if low <= 0 else "fewer than 5 pairs" if not enough else f"less than half of the published {effect:.3g}"
     return Outcome("D", (low, high), f"mean difference {mean:.3g}; {why}")
 
-# %% ../nbs/11_claims.ipynb #dc86dcec
+# %% ../nbs/11_claims.ipynb #6fab58b5
 def number(values, published, error=0.0, ordering=None):
     """NUM: |mean - published| <= sqrt(t-half-width^2 + (1.96 error)^2). `ordering`: arguments of `order` for the row's comparison."""
     mean, low, high = t_interval(values)
@@ -88,7 +88,7 @@ def number(values, published, error=0.0, ordering=None):
         return Outcome("D", interval, f"{text}; the number misses, the ordering holds")
     return Outcome("N", interval, text)
 
-# %% ../nbs/11_claims.ipynb #d79c8119
+# %% ../nbs/11_claims.ipynb #17c5fdbc
 def sign_share(wins, published, clusters=None, ties=0, draws=10000):
     """SGN: the mean of `wins` (1 or 0 a class, ties left out and counted in `ties`) against a published share."""
     share = float(np.mean(wins))
@@ -98,7 +98,7 @@ def sign_share(wins, published, clusters=None, ties=0, draws=10000):
     grade = "R" if low <= published <= high and share > 0.5 else "D" if share > 0.5 and p < 0.05 else "N"
     return Outcome(grade, (low, high), text)
 
-# %% ../nbs/11_claims.ipynb #787fc3c2
+# %% ../nbs/11_claims.ipynb #1d2ba7f1
 def proportion(successes, total, published, table=None, cases=None, clusters=None):
     """PRP: successes/total against a published proportion. `table`: [[a, b], [c, d]] for Fisher; `cases`, `clusters`: 0/1 with cluster ids."""
     if clusters is not None:
@@ -112,7 +112,7 @@ def proportion(successes, total, published, table=None, cases=None, clusters=Non
     odds, p = scipy.stats.fisher_exact(table, alternative="greater") if table is not None else (math.nan, 1.0)
     return Outcome("D" if p < 0.05 else "N", (low, high), text + (f"; odds ratio {odds:.2g}, p = {p:.2g}" if table is not None else ""))
 
-# %% ../nbs/11_claims.ipynb #3171af3b
+# %% ../nbs/11_claims.ipynb #99dd56c6
 def correlation(x, y, published, clusters=None, draws=10000):
     """COR: Pearson's r of x and y; `published`: a value or several readings of one, whose sign counts."""
     readings = np.atleast_1d(np.asarray(published, dtype=float))
@@ -126,7 +126,7 @@ def correlation(x, y, published, clusters=None, draws=10000):
     inside = bool(((readings >= low) & (readings <= high)).any())
     return Outcome("R" if right and inside else "D" if right else "N", (low, high), f"r = {r:.3f} over {len(pairs)} pairs")
 
-# %% ../nbs/11_claims.ipynb #9bf74771
+# %% ../nbs/11_claims.ipynb #c91e3aca
 def trend(groups, decreasing=False):
     """TRD: `groups` is a list of lists in the factor's order; values should rise (fall if `decreasing`)."""
     sign = -1.0 if decreasing else 1.0
@@ -138,7 +138,7 @@ def trend(groups, decreasing=False):
     grade = "N" if not p < 0.05 else "R" if min(steps) >= 0 else "D"
     return Outcome(grade, None, f"Jonckheere-Terpstra p = {p:.2g} over {len(groups)} groups" + ("; a step goes back" if grade == "D" else ""))
 
-# %% ../nbs/11_claims.ipynb #f020c98d
+# %% ../nbs/11_claims.ipynb #2e27daf6
 def equivalence(differences, margin, clusters=None):
     """TOST: the 90% interval of the mean of `differences` lies in (-margin, margin)."""
     mean, low, high = mean_interval(differences, clusters, level=0.90)
@@ -146,26 +146,26 @@ def equivalence(differences, margin, clusters=None):
     text = {"R": "inside", "D": "wider than", "N": "beyond"}[grade]
     return Outcome(grade, (low, high), f"mean {mean:.3g}, 90% interval {text} the margin ±{margin:g}")
 
-# %% ../nbs/11_claims.ipynb #9f93060e
+# %% ../nbs/11_claims.ipynb #a6b65945
 def identity(error, draws):
     """EXA: the largest relative `error` over `draws` random draws in float64 is at most 1e-9, and there were at least 10^4 draws."""
     grade = "R" if error <= 1e-9 and draws >= 10_000 else "N"
     return Outcome(grade, None, f"largest relative error {error:.1e} over {draws:,} draws")
 
-# %% ../nbs/11_claims.ipynb #12ae739d
+# %% ../nbs/11_claims.ipynb #1fc3492f
 def protocol(differs=(), invented=()):
     """ARC: R when nothing `differs` from the paper's table; D when that took `invented` choices; else N. Both are lists of short texts."""
     if differs:
         return Outcome("N", None, "differs: " + "; ".join(differs))
     return Outcome("D", None, "with choices that the paper leaves open: " + "; ".join(invented)) if invented else Outcome("R", None, "as in the table")
 
-# %% ../nbs/11_claims.ipynb #024edbc1
+# %% ../nbs/11_claims.ipynb #b588d407
 def picture(surrogate, why=""):
     """VIS: the figure is shown and its surrogate number came out as 'pass', 'ambiguous' or 'fail'."""
     grade = {"pass": "R", "ambiguous": "D", "fail": "N"}[choose(surrogate, ["pass", "ambiguous", "fail"], "surrogate")]
     return Outcome(grade, None, why or f"surrogate: {surrogate}")
 
-# %% ../nbs/11_claims.ipynb #61bef79c
+# %% ../nbs/11_claims.ipynb #f1e57e6b
 def limit(value, R, D=None, interval=None):
     """LIM: conditions on a value and its interval. R, D: {'low_above', 'low_least', 'high_below', 'above', 'least', 'below', 'most': bound}."""
     low, high = interval if interval is not None else (value, value)
@@ -174,7 +174,15 @@ def limit(value, R, D=None, interval=None):
     holds = [grade for grade, bounds in (("R", R), ("D", D)) if bounds and all(tests[name](float(b)) for name, b in bounds.items())]
     return Outcome(holds[0] if holds else "N", interval, f"value {value:.4g}")
 
-# %% ../nbs/11_claims.ipynb #7e547d33
+# %% ../nbs/11_claims.ipynb #941b4980
+def roc_area(positive, negative):
+    """The share of pairs (p, q) of values from `positive` [n] and `negative` [m] with p > q, plus half of the ties; NaN if either is empty."""
+    p, q = np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)
+    if not (p.size and q.size):
+        return math.nan
+    return float(scipy.stats.mannwhitneyu(p, q).statistic / (p.size * q.size))
+
+# %% ../nbs/11_claims.ipynb #68deab9b
 def fewer_failures(failed, total, failed_other, total_other):
     """FIS: failed/total is below failed_other/total_other, by Fisher's exact test."""
     p = scipy.stats.fisher_exact([[failed, total - failed], [failed_other, total_other - failed_other]], alternative="less").pvalue
@@ -182,7 +190,7 @@ def fewer_failures(failed, total, failed_other, total_other):
     text = f"{failed} of {total} against {failed_other} of {total_other} failed, p = {p:.2g}"
     return Outcome("R" if less and p < 0.05 else "D" if less else "N", None, text)
 
-# %% ../nbs/11_claims.ipynb #f946122a
+# %% ../nbs/11_claims.ipynb #b7e0f1db
 def not_closer(samples, held_out):
     """KS: distances of `samples` to the training set are not smaller than those of `held_out` real images."""
     p = scipy.stats.ks_2samp(samples, held_out, alternative="greater").pvalue
@@ -190,12 +198,12 @@ def not_closer(samples, held_out):
     grade = "R" if p > 0.05 and len(samples) >= 1000 else "D" if ratio >= 0.95 else "N"
     return Outcome(grade, None, f"median distance {ratio:.3f} of the held-out images', p = {p:.2g}, n = {len(samples)}")
 
-# %% ../nbs/11_claims.ipynb #f6263fbc
+# %% ../nbs/11_claims.ipynb #fb828f86
 RULES = {"NUM": number, "ORD": order, "SGN": sign_share, "PRP": proportion, "COR": correlation, "TRD": trend, "TOST": equivalence,
          "EXA": identity, "ARC": protocol, "VIS": picture, "LIM": limit, "FIS": fewer_failures, "KS": not_closer}
 UNGATED = ("EXA", "ARC")
 
-# %% ../nbs/11_claims.ipynb #cde29b09
+# %% ../nbs/11_claims.ipynb #3d0c5f84
 def check_row(row, papers):
     """The ledger's row with defaults filled in; UserError that names the row when something is wrong with it."""
     allowed = ["id", "paper", "where", "states", "rule", "published", "with", "trained", "measure", "needs", "impossible"]
@@ -208,12 +216,12 @@ def check_row(row, papers):
     choose(row["rule"], RULES, f"rule in claim {name}")
     return {"published": None, "with": {}, "trained": True, "measure": "", "needs": "", "impossible": ""} | row
 
-# %% ../nbs/11_claims.ipynb #ce20bf9c
+# %% ../nbs/11_claims.ipynb #0ce74635
 def ledger():
     """{id: row} of nbs/claims.yaml, in order, every row checked."""
     path = home() / "nbs" / "claims.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
     rows = [check_row(row, content["papers"]) for row in content["claims"]]
@@ -222,7 +230,7 @@ def ledger():
         raise UserError(f"claims.yaml has two rows {twice[0]!r}")
     return {row["id"]: row for row in rows}
 
-# %% ../nbs/11_claims.ipynb #f9a4dff1
+# %% ../nbs/11_claims.ipynb #1433745b
 def judge(row, evidence):
     """The Outcome of a row's rule for `evidence` (the rule's arguments), or for {'parts': {name: evidence}}, where the worst part decides."""
     if "parts" in evidence:
@@ -242,7 +250,7 @@ def judge(row, evidence):
         raise UserError(f"claim {row['id']}, rule {row['rule']}: {error}") from None
     return RULES[row["rule"]](**evidence, **fixed)
 
-# %% ../nbs/11_claims.ipynb #593c9d3e
+# %% ../nbs/11_claims.ipynb #5923d61f
 def verdict(row, record):
     """(verdict, why) of a ledger row for a record of `record`, or for None when there is none."""
     if row["impossible"]:
@@ -259,14 +267,15 @@ def verdict(row, record):
     grade = "D" if reasons and outcome.grade == "R" else outcome.grade
     return GRADES[grade], "; ".join([outcome.why, *reasons])
 
-# %% ../nbs/11_claims.ipynb #d8bd8de9
+# %% ../nbs/11_claims.ipynb #96323ccc
 def record(label, claim, ours, evidence=None, interval=None, n=None, seeds=(), gate_met=False, scaled="", impossible="", note=""):
     """Write figures/<label>/claims/<claim>.json; return 'claim: verdict (why)'.
 
     ours: what we measured, a number or a short text; evidence: the arguments of the claim's rule, or {'parts': {name: arguments}};
     seeds: of the trained runs; gate_met: data, resolution, classifier and n are the paper's, else `scaled` says what is not;
     impossible: why this setting cannot measure the claim, instead of evidence."""
-    row = ledger()[choose(claim, ledger(), "claim")]
+    rows = ledger()
+    row = rows[choose(claim, rows, "claim")]
     if bool(impossible) == (evidence is not None):
         raise UserError(f"claim {claim} needs evidence, or the reason why it is impossible here")
     entry = plain({"claim": claim, "ours": ours, "evidence": evidence, "interval": interval, "n": n, "gate_met": bool(gate_met),
@@ -281,23 +290,25 @@ def record(label, claim, ours, evidence=None, interval=None, n=None, seeds=(), g
         raise UserError(f"claim {claim}: the evidence holds a value that is not a number") from None
     return f"{claim}: {word} ({why})"
 
-# %% ../nbs/11_claims.ipynb #e8032f54
+# %% ../nbs/11_claims.ipynb #a0d1f7ef
 def records(label):
     """{claim id: record} of figures/<label>/claims."""
     return {path.stem: read_json(path) for path in sorted((home() / "figures" / label / "claims").glob("*.json"))}
 
-# %% ../nbs/11_claims.ipynb #3777092c
+# %% ../nbs/11_claims.ipynb #ce2ea98b
 def published_text(value):
-    """'8.25 ± 0.07' (no line break inside) of [8.25, 0.07]; 'name 0.05, ...' of several; '' of None."""
+    """'8.25 ± 0.07' (no line break inside) of [8.25, 0.07]; '0.25' of [0.25, 0], which was printed without an error; 'name 0.05, ...' of several; '' of None."""
     if value is None:
         return ""
     if isinstance(value, dict):
         return ", ".join(f"{name} {published_text(part)}" for name, part in value.items())
     if isinstance(value, list):
-        return f"{value[0]:g}\u00a0±\u00a0{value[1]:g}" if len(value) == 2 and value[1] >= 0 and value[1] < abs(value[0]) else " or ".join(f"{v:g}" for v in value)
+        if len(value) == 2 and 0 <= value[1] < abs(value[0]):
+            return f"{value[0]:g}\u00a0±\u00a0{value[1]:g}" if value[1] else f"{value[0]:g}"
+        return " or ".join(f"{v:g}" for v in value)
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
-# %% ../nbs/11_claims.ipynb #3d4853ec
+# %% ../nbs/11_claims.ipynb #3a10645f
 def table(label):
     """[{id, paper, where, states, published, ours, n, interval, verdict, studied, why}] of the whole ledger for the label's records."""
     made, rows = records(label), []

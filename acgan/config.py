@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UserError', 'choose', 'home', 'work_root', 'write_bytes', 'plain', 'write_json', 'read_json', 'atomic_folder',
            'locked', 'fingerprint', 'derive_seed', 'generator', 'pick_device', 'precision', 'exact_math', 'progress',
-           'merge', 'profile_names', 'profile', 'commit', 'provenance']
+           'merge', 'own_images', 'profile_names', 'profile', 'commit', 'provenance']
 
 # %% ../nbs/00_config.ipynb #0f408634
 import contextlib
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -217,6 +218,19 @@ def merge(base, change):
         both[key] = merge(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
     return both
 
+# %% ../nbs/00_config.ipynb #6a8ab2f9
+def own_images(own, images, replaced=False):
+    """A part's `images` (what differs from the profile's) after the profile's own were changed: `images`, with `replaced` by other ones."""
+    if replaced:
+        return {key: value for key, value in own.items() if key == "resolution"}
+    if own.get("name", images["name"]) == images["name"]:
+        return {key: value for key, value in own.items() if (key, value) != ("root", None)}
+    name, root = own["name"], images.get("root")
+    beside = sorted(Path(root).iterdir()) if root and Path(root).is_dir() else []
+    found = [path for path in beside if re.fullmatch(rf"{re.escape(name)}([-\d].*)?", path.name) and (path / "train").is_dir()
+             or (name, path.name) == ("cifar10", "cifar-10-batches-py")]
+    return own | {"root": str(found[0]) if found else own.get("root")}
+
 # %% ../nbs/00_config.ipynb #82e25fcb
 def profile_names():
     """The names of the profiles in nbs/profiles of the checkout, sorted."""
@@ -233,11 +247,15 @@ def profile(name, dataset="", data_root=""):
     parent = text.pop("extends", None)
     settings = merge(profile(parent), text) if parent else text
     settings = settings | {"profile": name, "label": name, "images": dict(settings["images"])}
-    if dataset and dataset != settings["images"]["name"]:
+    replaced = bool(dataset) and dataset != settings["images"]["name"]
+    if replaced:
         settings["label"] = f"{name}-{Path(dataset).name}"
         settings["images"] |= {"name": dataset, "n_classes": None}
     if data_root:
         settings["images"]["root"] = str(data_root)
+    for part, value in settings.items():
+        if isinstance(value, dict) and isinstance(value.get("images"), dict):
+            settings[part] = value | {"images": own_images(value["images"], settings["images"], replaced)}
     return settings
 
 # %% ../nbs/00_config.ipynb #8d734b35

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['PART', 'members_of', 'grid', 'Ensemble', 'train_ensemble', 'open_ensemble', 'part_of', 'parts_in', 'named_members',
-           'part_images', 'campaign']
+           'part_images', 'campaign', 'restarts', 'fit_counts', 'select_best', 'against_base']
 
-# %% ../nbs/06_ensemble.ipynb #265694cd
+# %% ../nbs/06_ensemble.ipynb #a7d9b0ec
+import math
+import re
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from scipy import stats
 
 from .config import UserError, choose, derive_seed, fingerprint, pick_device, read_json, work_root, write_json
 from .data import ImageSet, class_index, class_splits, load
@@ -78,17 +81,19 @@ class Ensemble:
         stamp = fingerprint([(run.id, run.step) for run in self.runs], self.classes, per_class, seed)
         return ImageSet(images, torch.tensor(there).repeat_interleave(per_class), self.classes, "samples", "generated", stamp)
 
-# %% ../nbs/06_ensemble.ipynb #fb3ec49a
-def train_ensemble(name, members, images, steps, out=None, device="auto", **how):
+# %% ../nbs/06_ensemble.ipynb #b01d4214
+def train_ensemble(name, members, images, steps, out=None, device="auto", only=None, **how):
     """Train `members` on the ImageSet `images` and return their Ensemble over all its classes.
 
-    Writes the manifest out/'ensembles'/name.json first (default out: work_root()/'runs'). `how`: further arguments of `train`."""
+    Writes the manifest out/'ensembles'/name.json first (default out: work_root()/'runs'). `only`: positions of the members to train
+    now; the manifest lists all of them, the Ensemble holds these. `how`: further arguments of `train`."""
     check_schedule(steps, **{key: how[key] for key in ("log_every", "checkpoint_every") if key in how})
     device, listed = pick_device(device), [question(m, images) for m in members]
     root = Path(out) if out else work_root() / "runs"
     write_json(root / "ensembles" / f"{name}.json",
                {"classes": images.classes, "steps": steps, "members": [{"run": q["id"], "classes": q["classes"]} for q in listed]})
-    return Ensemble(train(members, images, steps, out=root, device=device, **how), images.classes, device)
+    chosen = members if only is None else [members[i] for i in only]
+    return Ensemble(train(chosen, images, steps, out=root, device=device, **how), images.classes, device)
 
 # %% ../nbs/06_ensemble.ipynb #f07d6ff4
 def open_ensemble(name, out=None, device="auto", partial=False):
@@ -106,7 +111,8 @@ def open_ensemble(name, out=None, device="auto", partial=False):
 
 # %% ../nbs/06_ensemble.ipynb #9b04e127
 PART = {"steps": 100, "member": {}, "images": {}, "split": None, "how": "contiguous", "counts": None, "axes": {}, "variants": {},
-        "restarts": 1, "keep": (), "log_every": 50, "checkpoint_every": 500, "probe_every": None}
+        "restarts": 1, "keep": (), "log_every": 50, "checkpoint_every": 500, "probe_every": None,
+        "probe": {}}
 
 
 def part_of(settings, part):
@@ -132,7 +138,7 @@ def named_members(settings, part, classes):
     base = Member(**p["member"])
     named = {part: base}
     if p["split"]:
-        splits = class_splits(classes, p["split"], p["how"], base.seed)
+        splits = class_splits(classes, min(p["split"], len(classes)), p["how"], base.seed)
         named = {f"split {i}": m for i, m in enumerate(members_of(splits, base), 1)}
     if p["counts"]:
         wrong = [n for n in p["counts"] if not 1 <= n <= len(classes)]
@@ -154,12 +160,60 @@ def part_images(settings, part="model", split="train"):
     return load(**settings["images"] | part_of(settings, part)["images"], split=split)
 
 # %% ../nbs/06_ensemble.ipynb #8ce57ae1
-def campaign(settings, images, part="model", device="auto", probe=None, out=None, **how):
+def campaign(settings, images, part="model", device="auto", probe=None, out=None, only=None, **how):
     """Train, resume or just open what a profile's `part` describes; returns its Ensemble over the classes of `images`.
 
-    `how`: further arguments of `train`, which win over the part's."""
+    `only`: positions in `named_members` to train now, default all. `how`: further arguments of `train`, which win over the part's."""
     p, named = part_of(settings, part), named_members(settings, part, images.classes)
     how = {key: p[key] for key in ("log_every", "checkpoint_every", "probe_every")} | {"keep": tuple(p["keep"])} | how
-    E = train_ensemble(f"{settings['label']}-{part}", list(named.values()), images, p["steps"], out=out, device=device, probe=probe, **how)
-    E.names = list(named)
+    E = train_ensemble(f"{settings['label']}-{part}", list(named.values()), images, p["steps"], out=out, device=device, only=only,
+                       probe=probe, **how)
+    E.names = [name for i, name in enumerate(named) if only is None or i in only]
     return E
+
+# %% ../nbs/06_ensemble.ipynb #22ec6429
+def restarts(E):
+    """{name of the setting: [its runs, first start first]} of an Ensemble from `campaign`."""
+    groups = {}
+    for name, run in zip(E.names, E.runs, strict=True):
+        groups.setdefault(re.sub(r", restart \d+$", "", name), []).append(run)
+    return groups
+
+# %% ../nbs/06_ensemble.ipynb #2fcc7030
+def fit_counts(counts, n_classes):
+    """`counts` of classes, ascending, scaled so that the largest is at most `n_classes`; equal ones become one."""
+    share = min(1.0, n_classes / max(counts))
+    return sorted({max(1, round(n * share)) for n in counts})
+
+# %% ../nbs/06_ensemble.ipynb #2290afdd
+def select_best(select, report, groups=(10, 5), level=0.95):
+    """Choose the candidate with the highest mean in `select`. `select`, `report`: {candidate: (mean, sd with ddof 0 over groups)}.
+
+    Returns 'chosen', its 'select' and 'report' means, its 'rank' by report (1 = highest), 'optimism' = select - report with its
+    Welch 'interval', and 'mean difference' of all candidates. UserError when the two halves know different candidates."""
+    if set(select) != set(report) or not select:
+        raise UserError("select and report must hold the same candidates, and at least one")
+    best = max(select, key=lambda who: select[who][0])
+    (a, sd_a), (b, sd_b), (n_a, n_b) = select[best], report[best], groups
+    var_a, var_b = sd_a**2 / (n_a - 1), sd_b**2 / (n_b - 1)                                  # of the means, from ddof 0
+    df = (var_a + var_b) ** 2 / max(var_a**2 / (n_a - 1) + var_b**2 / (n_b - 1), 1e-300)
+    half = float(stats.t.ppf(0.5 + level / 2, max(df, 1.0))) * math.sqrt(var_a + var_b)
+    rank, apart = 1 + sum(value > b for value, _ in report.values()), [select[k][0] - report[k][0] for k in select]
+    return {"chosen": best, "select": a, "report": b, "rank": rank, "optimism": a - b, "interval": (a - b - half, a - b + half),
+            "mean difference": sum(apart) / len(apart)}
+
+# %% ../nbs/06_ensemble.ipynb #f00decf7
+def against_base(values, base, level=0.95):
+    """{name: (difference of means to `base`, low, high)} for `values` {name: [a number for each seed]}, the base left out.
+
+    The intervals are simultaneous over all comparisons, with one spread for all. UserError unless some name has two values."""
+    if base not in values:
+        raise UserError(f"there is no {base!r} to compare with: {', '.join(values)}")
+    means = {name: sum(v) / len(v) for name, v in values.items()}
+    freedom, others = sum(len(v) - 1 for v in values.values()), [name for name in values if name != base]
+    if not freedom:
+        raise UserError("one seed a setting shows no spread between seeds: train at least one setting twice")
+    spread = math.sqrt(sum((x - means[name]) ** 2 for name, v in values.items() for x in v) / freedom)
+    t = float(stats.t.ppf(1 - (1 - level) / 2 / max(len(others), 1), freedom)) * spread
+    half = {name: t * math.sqrt(1 / len(values[name]) + 1 / len(values[base])) for name in others}
+    return {name: (d := means[name] - means[base], d - half[name], d + half[name]) for name in others}

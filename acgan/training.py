@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['state_of', 'under', 'restore', 'write_checkpoint', 'read_checkpoint', 'Run', 'read_log', 'steps_in', 'open_run',
-           'next_stop', 'log_line', 'check_finite', 'append_line', 'claim', 'Campaign', 'check_schedule', 'train',
-           'generate']
+           'next_stop', 'log_line', 'check_finite', 'append_line', 'claim', 'move_on', 'Campaign', 'check_schedule',
+           'stretch', 'OutOfTime', 'train_group', 'train_groups', 'train', 'generate']
 
 # %% ../nbs/05_training.ipynb #6f1d503d
 import contextlib
@@ -13,7 +13,8 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -23,7 +24,7 @@ import torch
 from .config import (UserError, atomic_folder, fingerprint, generator, locked, pick_device, plain, progress, provenance,
                           read_json, work_root, write_bytes, write_json)
 from .data import to_uint8
-from .population import FORMAT, METRICS, Member, Trainee, advance, build, question
+from .population import (FORMAT, METRICS, Member, Population, Trainee, build, choose_form, groups_that_fit, question)
 
 # %% ../nbs/05_training.ipynb #8eca232d
 def state_of(t):
@@ -46,10 +47,10 @@ def restore(t, tensors):
     """Put the state from `state_of` into Trainee `t`."""
     for name, net, opt in (("G", t.G, t.opt_g), ("D", t.D, t.opt_d)):
         net.load_state_dict(under(tensors, name))
-        slots = {}
+        slots, like = {}, list(net.parameters())
         for key, value in under(tensors, f"adam_{name}").items():
-            i, what = key.split(".")
-            slots.setdefault(int(i), {})[what] = value.clone()
+            i, what = int(key.split(".")[0]), key.split(".")[1]
+            slots.setdefault(i, {})[what] = torch.empty_like(like[i]).copy_(value) if value.dim() else value.clone()
         opt.load_state_dict({"state": slots, "param_groups": opt.state_dict()["param_groups"]})
     t.rng.set_state(tensors["rng"])
     t.batches.load_state_dict(under(tensors, "batches"))
@@ -198,9 +199,10 @@ def append_line(path, value):
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
-# %% ../nbs/05_training.ipynb #0e2cf76a
-def claim(folder, about, keep, device):
-    """Prepare `folder` for the run `about`: config.json, kept.json, no scratch. UserError when another question lives there."""
+# %% ../nbs/05_training.ipynb #bc37c55a
+def claim(folder, about, keep, device, **session):
+    """Prepare `folder` for the run `about`: config.json, kept.json, no scratch, a line in sessions.jsonl with the values of `session`.
+    UserError when another question lives there."""
     for scratch in folder.glob(".step-*"):
         shutil.rmtree(scratch, ignore_errors=True)
     if (folder / "config.json").exists():
@@ -210,47 +212,65 @@ def claim(folder, about, keep, device):
         write_json(folder / "config.json", about)
     before = read_json(folder / "kept.json") if (folder / "kept.json").exists() else []
     write_json(folder / "kept.json", sorted({*before, *keep}))
-    append_line(folder / "sessions.jsonl", {"checkpoints": steps_in(folder), "provenance": provenance(device)})
+    append_line(folder / "sessions.jsonl", session | {"checkpoints": steps_in(folder), "provenance": provenance(device)})
+
+# %% ../nbs/05_training.ipynb #543a4b52
+def move_on(folder, t, last=0):
+    """Write a checkpoint of Trainee `t`, then remove that of step `last` unless it is to be kept. Returns t.step."""
+    write_checkpoint(folder, state_of(t), t.about["id"], t.step)
+    if last and last not in read_json(folder / "kept.json"):
+        old = folder / f"step-{last:08d}"
+        shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")))
+    return t.step
 
 # %% ../nbs/05_training.ipynb #eaecf52c
 class Campaign:
-    """One member under way in `folder` towards the steps `goals` (ascending), each of which will be kept."""
+    """One member under way in `folder` towards the steps `goals` (ascending), each of which will be kept. `schedule`: log_every,
+    checkpoint_every and, if wanted, probe and probe_every."""
 
-    def __init__(self, folder, about, goals):
-        self.folder, self.about, self.goals = Path(folder), about, sorted(set(goals))
-        self.last, self.t = 0, None
+    def __init__(self, folder, about, goals, **schedule):
+        self.folder, self.about, self.goals, self.schedule, self.t = Path(folder), about, sorted(set(goals)), schedule, None
+        self.begin()
 
     def missing(self):
         """The goals that have no checkpoint yet."""
         return [s for s in self.goals if not (self.folder / f"step-{s:08d}" / "state.json").is_file()]
 
-    def resume(self, images, device):
-        """Make the Trainee, from the newest checkpoint before the first missing goal if there is one."""
-        claim(self.folder, self.about, self.goals, device)
-        self.last = max([s for s in steps_in(self.folder) if s < self.missing()[0]], default=0)
-        self.t = Trainee(self.about, images, device)
+    def begin(self, resume=True):
+        """Find the newest checkpoint before the first missing goal; with resume=False, empty the folder first, but for its lock."""
+        for old in [] if resume else [p for p in self.folder.iterdir() if p.name != ".lock"]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self.last = max([s for s in steps_in(self.folder) if s < min(self.missing(), default=0)], default=0)
+
+    def resume(self, images, device, **session):
+        """Make the Trainee, from the newest checkpoint if there is one."""
+        claim(self.folder, self.about, self.goals, device, **session)
+        self.t, self.tables, self.seconds = Trainee(self.about, images, device), [], 0.0
         if self.last:
             restore(self.t, read_checkpoint(self.folder / f"step-{self.last:08d}", self.about["id"])[0])
 
-    def stretch(self, log_every, checkpoint_every, probe=None, probe_every=None):
-        """Advance to the next stop, log it, save if it is time. Returns the number of steps made."""
-        stop, began = next_stop(self.t.step, self.goals[-1], log_every, checkpoint_every, self.goals), time.perf_counter()
-        table = advance(self.t, n := stop - self.t.step).cpu()
-        seconds = time.perf_counter() - began
-        check_finite(self.t, table, self.last)
-        due = probe_every and (stop % probe_every == 0 or stop == self.goals[-1])
-        append_line(self.folder / "log.jsonl", log_line(self.t, table, seconds, probe if due else None))
-        if stop in self.goals or stop % checkpoint_every == 0:
-            self.save()
-        return n
+    def stop(self, step):
+        """The first stop after `step`."""
+        return next_stop(step, self.goals[-1], self.schedule["log_every"], self.schedule["checkpoint_every"], self.goals)
 
-    def save(self):
-        """Write a checkpoint, then remove the one before unless somebody asked for that step."""
-        write_checkpoint(self.folder, state_of(self.t), self.about["id"], self.t.step)
-        if self.last and self.last not in read_json(self.folder / "kept.json"):
-            old = self.folder / f"step-{self.last:08d}"
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")))
-        self.last = self.t.step
+    def receive(self, table, seconds):
+        """Take in the METRICS `table` [n,10] of steps just made, and their `seconds`. UserError if one is not finite."""
+        self.tables.append(table)
+        self.seconds += seconds
+        if self.t.step == self.stop(self.t.step - len(table)):
+            self.halt(self.t.step in self.goals or self.t.step % self.schedule["checkpoint_every"] == 0)
+
+    def halt(self, save=True):
+        """Check and log the steps since the last line; `save` the state unless it has been."""
+        if self.tables:
+            table, every = torch.cat(self.tables), self.schedule.get("probe_every")
+            check_finite(self.t, table, self.last)
+            due = every and (self.t.step % every == 0 or self.t.step == self.goals[-1])
+            line = log_line(self.t, table, self.seconds, self.schedule.get("probe") if due else None)
+            append_line(self.folder / "log.jsonl", line)
+            self.tables, self.seconds = [], 0.0
+        if save and self.last < self.t.step:
+            self.last = move_on(self.folder, self.t, self.last)
 
 # %% ../nbs/05_training.ipynb #571da446
 def check_schedule(steps, log_every=50, checkpoint_every=500):
@@ -259,41 +279,99 @@ def check_schedule(steps, log_every=50, checkpoint_every=500):
         if not hasattr(value, "__index__") or value < 1:
             raise UserError(f"{name} must be a whole number above 0, not {value!r}")
 
+# %% ../nbs/05_training.ipynb #1a854be5
+def stretch(campaigns, population):
+    """Advance `campaigns`, the members of `population`, to the nearest stop. Returns {campaign: its error} for those that failed."""
+    steps, failed, began = [c.t.step for c in campaigns], {}, time.perf_counter()
+    tables = population.advance(min(c.stop(step) - step for c, step in zip(campaigns, steps, strict=True))).cpu()
+    seconds = (time.perf_counter() - began) / len(campaigns)
+    for c, table in zip(campaigns, tables, strict=True):
+        try:
+            c.receive(table, seconds)
+        except UserError as error:
+            failed[c] = str(error)
+    return failed
+
+# %% ../nbs/05_training.ipynb #6409215c
+class OutOfTime(UserError):
+    """Training stopped because its minutes were over. Nothing is lost: the same command goes on."""
+
+# %% ../nbs/05_training.ipynb #723bc3cf
+def train_group(campaigns, images, device, failures, form=None, late=lambda seconds: False, bar=None):
+    """Train `campaigns` of one architecture to their ends; the errors of those that fail go into `failures`. Returns the seconds of
+    the longest stretch. OutOfTime when it is `late`."""
+    form = choose_form([c.about for c in campaigns], images, device, form)
+    parts = [[c] for c in campaigns] if form == "loop" and device.type == "cpu" else [campaigns]
+    for c in campaigns:
+        c.resume(images, device, form=form, members=len(parts[0]))
+    queue, longest = deque((part, Population([c.t for c in part], form)) for part in parts), 0.0
+    while queue:
+        (part, population), began = queue.popleft(), time.monotonic()
+        before = sum(c.t.step for c in part)
+        failed = stretch(part, population)
+        failures += failed.values()
+        if bar is not None:
+            bar.update(sum(c.t.step for c in part) - before)
+        rest = [c for c in part if c not in failed and c.last < c.goals[-1]]
+        if rest:
+            queue.append((rest, population if rest == part else Population([c.t for c in rest], form)))
+        longest = max(longest, time.monotonic() - began)
+        if queue and late(longest):
+            for c in (c for part, _ in queue for c in part):
+                c.halt()
+            raise OutOfTime("no time for another stretch")
+    return longest
+
+# %% ../nbs/05_training.ipynb #787eef3f
+def train_groups(campaigns, images, device, failures, form=None, memory=None, late=lambda seconds: False, bar=None):
+    """Train `campaigns` in groups that fit into `memory` bytes, else as `train_group`. UserError when a single member does not fit."""
+    images, named = replace(images, images=images.images.to(device if campaigns else "cpu")), {c.about["id"]: c for c in campaigns}
+    waiting = deque(groups_that_fit([c.about for c in campaigns], device, memory))
+    while waiting:
+        group = [named[about["id"]] for about in waiting.popleft()]
+        try:
+            longest = train_group(group, images, device, failures, form, late, bar)
+            if waiting and late(longest):
+                raise OutOfTime("no time for another group")
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise UserError(f"run {group[0].about['id']} does not fit into {device}: choose a smaller batch or width") from None
+            halves = group[:len(group) // 2], group[len(group) // 2:]
+            waiting.extendleft([c.about for c in half] for half in reversed(halves))
+        finally:
+            for c in group:
+                c.t = None
+
 # %% ../nbs/05_training.ipynb #090ea43c
 def train(members, images, steps, out=None, resume=True, device="auto", log_every=50, checkpoint_every=500, keep=(), probe=None,
-          probe_every=None):
+          probe_every=None, minutes=None, form=None, memory=None):
     """Train `members` (a Member or several) on the ImageSet `images` for `steps` steps; returns their `Run`s, in order.
 
     `out`: the folder of runs (default work_root()/'runs'); each run is in out/<id>. `keep`: earlier steps whose checkpoints stay.
-    `resume=False` starts over. `probe(G, classes) -> dict` is logged every `probe_every` steps. UserError for a bad value, a folder
-    in use, a damaged checkpoint, a full disk, or a loss that is not finite."""
+    `resume=False` starts over. `probe(G, classes) -> dict` is logged every `probe_every` steps. After `minutes` it saves and raises
+    OutOfTime. `form`: see `choose_form`. `memory`: bytes to plan with, see `groups_that_fit`. UserError for a bad value, a folder in
+    use, a damaged checkpoint, a full disk, or a loss that is not finite."""
     check_schedule(steps, log_every, checkpoint_every)
-    members, device = [members] if isinstance(members, Member) else list(members), pick_device(device)
-    questions = {about["id"]: about for about in (question(m, images) for m in members)}
-    root, failures = Path(out) if out else work_root() / "runs", []
-    active = [Campaign(root / i, about, [*(k for k in keep if k < steps), steps]) for i, about in questions.items()]
+    members, device, began = [members] if isinstance(members, Member) else list(members), pick_device(device), time.monotonic()
+    questions, root, failures = [question(m, images) for m in members], Path(out) if out else work_root() / "runs", []
+    how = {"log_every": log_every, "checkpoint_every": checkpoint_every, "probe": probe, "probe_every": probe_every}
+    every = {about["id"]: Campaign(root / about["id"], about, [*(k for k in keep if k < steps), steps], **how) for about in questions}
     with contextlib.ExitStack() as held:
-        active = [c for c in active if not resume or c.missing()]
+        active = [c for c in every.values() if not resume or c.missing()]
         for c in active:
             held.enter_context(locked(c.folder))
-            if not resume:
-                for old in [p for p in c.folder.iterdir() if p.name != ".lock"]:
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
-            c.resume(images, device)
-        bar = held.enter_context(progress(desc="training", total=sum(steps - c.t.step for c in active)))
-        while active:
-            for c in list(active):
-                try:
-                    bar.update(c.stretch(log_every, checkpoint_every, probe, probe_every))
-                except UserError as error:
-                    failures.append(str(error))
-                    active.remove(c)
-                else:
-                    if c.last == steps:
-                        active.remove(c)
+            c.begin(resume)
+        bar = held.enter_context(progress(desc="training", total=sum(steps - c.last for c in active)))
+        late = lambda seconds: minutes and time.monotonic() - began + seconds > 60 * minutes
+        try:
+            train_groups(active, images, device, failures, form, memory, late, bar)
+        except OutOfTime:
+            line = (f"stopped after {(time.monotonic() - began) / 60:.1f} minutes: {sum(not c.missing() for c in every.values())} of "
+                    f"{len(every)} members complete; the same command goes on")
+            raise OutOfTime("; ".join([line, *failures])) from None
     if failures:
         raise UserError("; ".join(failures))
-    return [Run(root / question(m, images)["id"], question(m, images), steps) for m in members]
+    return [Run(root / about["id"], about, steps) for about in questions]
 
 # %% ../nbs/05_training.ipynb #dc513b80
 def generate(G, c, seed=0, batch=500, z=None):

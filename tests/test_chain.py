@@ -71,6 +71,54 @@ def test_only_what_changed_runs_again(project, monkeypatch):
     assert sorted(p.name for p in (project / "figures/quick").iterdir()) == ["other.txt"], "the stale output of stage one stayed"
 
 
+AHEAD = (*STAGES, Stage("three", "three.ipynb", "a list", needs=("two",)))
+
+
+def three(project, *cells):
+    write(project / "nbs/three.ipynb", PARAMETERS, FOLDER, *cells, '(out / "three.txt").write_text(str(sorted(p.name for p in out.iterdir() if p.suffix == ".txt")))')
+
+
+def test_stages_started_ahead_work_one_after_the_other(project, monkeypatch):
+    monkeypatch.setattr(chain, "STAGES", AHEAD)
+    three(project, "import colorsys, os\nassert 'colorsys' in sys.modules and 'ACGAN_GATE' not in os.environ and 'ACGAN_WARM' not in os.environ\nassert os.environ['ACGAN_STAGE'] == 'three'")
+    assert run(ahead=True) == ["one", "two", "three"]
+    files = {path.name: path.read_text() for path in (project / "figures/quick").iterdir()}
+    stamps = {stage.id: chain.read_json(project / f"data/quick/stamps/{stage.id}.json")["outputs"] for stage in AHEAD}
+    assert files["three.txt"] == "['one.txt', 'two.txt']", "stage three worked before stage two had ended"
+    assert {name: list(outputs) for name, outputs in stamps.items()} == {name: [f"figures/{name}.txt"] for name in ("one", "two", "three")}
+    assert run(ahead=True) == [] and run() == [], "what was started ahead is up to date for either way"
+
+
+def test_a_notebook_that_changes_while_its_process_waits_is_read_again(project):
+    change = "import json\npath = Path(os.environ['ACGAN_HOME']) / 'nbs/two.ipynb'\ntime.sleep(3)\npath.write_text(path.read_text().replace('* 2', '* 3'))"
+    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "one.txt").write_text("x")', change)
+    assert run(ahead=True) == ["one", "two"]
+    assert (project / "figures/quick/two.txt").read_text() == "xxx" and chain.plan(chain.make_job("quick"))[1][1] is None
+
+
+def test_a_failure_ends_the_process_that_waits(project, monkeypatch):
+    started, begin = [], chain.begin
+    monkeypatch.setattr(chain, "begin", lambda *words, **how: started.append(begin(*words, **how)) or started[-1])
+    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, "time.sleep(2)\n1 / 0")
+    with pytest.raises(StageError, match="ZeroDivisionError"):
+        run(ahead=True)
+    assert len(started) == 2 and all(child.poll() is not None for child in started)
+    assert not (project / "figures/quick/two.txt").exists()
+
+
+def test_the_gallery_belongs_to_its_stage_and_is_linked(project):
+    job, gallery = chain.make_job("quick"), project / "figures/quick/gallery.html"
+    gallery.parent.mkdir(parents=True)
+    gallery.write_text("<p>every class</p>")
+    assert "figures/gallery.html" in chain.files_of(job), "what a stage writes there is one of its outputs"
+    chain.write_json(job.stamp("one"), {"inputs": chain.stage_inputs(job, STAGES[0]), "outputs": {"figures/gallery.html": chain.file_hash(gallery)}, "seconds": 1})
+    assert chain.plan(job)[0][1] is None
+    assert '<a href="gallery.html">samples of every class</a>' in chain.build_report("quick", stages=STAGES).read_text()
+    gallery.unlink()
+    assert chain.plan(job)[0][1] == "figures/gallery.html is gone"
+    assert "gallery.html" not in chain.build_report("quick", stages=STAGES).read_text()
+
+
 def test_a_failing_notebook_stops_the_chain_and_the_next_run_goes_on(project):
     write(project / "nbs/two.ipynb", PARAMETERS, FOLDER, "print('so far')\n1 / 0")
     with pytest.raises(StageError, match=r"nbs/two.ipynb, cell 4 \(id cell3\): ZeroDivisionError: division by zero"):
@@ -143,8 +191,8 @@ def test_a_vanished_run_folder_makes_its_stage_run(project):
 DRIVER = """
 import sys
 from acgan import chain, cli
-chain.STAGES = (chain.Stage("slow", "slow.ipynb", "nothing, slowly"),)
-sys.exit(cli.main(["reproduce"]))
+chain.STAGES = (chain.Stage("slow", "slow.ipynb", "nothing, slowly"), chain.Stage("next", "slow.ipynb", "waits ahead"))
+sys.exit(cli.main(["reproduce", *sys.argv[1:]]))
 """
 
 
@@ -161,20 +209,39 @@ def gone(pid, seconds=20):
     return False
 
 
+def kernels_of(project):
+    """The processes of papermill and of kernels whose command names `project`, on Linux."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if b"ACGAN_STAGE=" in environment and f"ACGAN_HOME={project}\0".encode() in environment and (b"papermill" in command or b"kernel()" in command):
+                found.append(int(entry.name))
+    return found
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is announced on Linux only")
-@pytest.mark.parametrize("sign, code, error", [(signal.SIGINT, 130, "stopped; the next run goes on from here"), (signal.SIGKILL, -9, "")])
-def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error):
+@pytest.mark.parametrize("sign, code, error, words", [(signal.SIGINT, 130, "stopped; the next run goes on from here", []),
+                                                      (signal.SIGKILL, -9, "", ["--ahead"])])
+def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error, words):
     write(project / "nbs/slow.ipynb", PARAMETERS, FOLDER, '(out / "pid.tmp").write_text(str(os.getpid()))\nos.replace(out / "pid.tmp", out / "pid")\ntime.sleep(300)')
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)           # a job in the background of a script ignores Ctrl-C
-    process = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, *words], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     mark, end = project / "figures/quick/pid", time.monotonic() + 60
     while not mark.exists() and time.monotonic() < end:
         time.sleep(0.1)
-    kernel = int(mark.read_text())
+    kernel, ours = int(mark.read_text()), lambda: kernels_of(project)
+    while words and len(ours()) < 4 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(ours()) == (4 if words else 2), "papermill and a kernel for each stage that was started"
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code and error in said and "Traceback" not in said
     assert gone(kernel), "the notebook's kernel lives on"
+    assert all(gone(pid) for pid in ours()), "a process that was started ahead lives on"
     assert not (project / "data/quick/stamps/slow.json").exists()
     with locked(project / "data/quick"):
         pass
@@ -213,9 +280,30 @@ def test_the_report_is_one_whole_page(project):
     assert page.open == [] and page.loads == [] and "script" not in page.count
     assert [(image["alt"], int(image["width"]) < 660) for image in page.images] == [("Plot", True)]
     assert text.count("Missing: this stage has not run") == 2, "a stage that has not run must be shown"
+    assert text.count("is missing: no stage has drawn it") == 12, "Figures 1 to 10 and Tables 1 and 2 are missed by number"
     assert "A &lt;plot&gt; &amp; more" in text and "&lt;linear&gt;" in text and "x &lt; y" in text and "(50 values)" in text
     assert page.count["tr"] > len(claims.ledger()) and "<b>1</b> direction only" in text
     assert chain.build_report("quick", stages=STAGES).read_text() == chain.build_report("quick", stages=STAGES).read_text()
+
+
+def test_the_papers_figures_come_first_and_in_its_order(project):
+    from acgan import figures
+    stage = Stage("one", "odena2017/one.ipynb", "figures")
+    write(project / "nbs/odena2017/one.ipynb", PARAMETERS, "1")
+    for name in ("extra", "table2_nets", "fig10_counts", "fig2_accuracy", "table1_nets"):
+        if name.startswith("table"):
+            figures.save_table([{"a": 1}], name, "quick", "A table.")
+        else:
+            fig, _ = figures.panels(width="column")
+            figures.save_figure(fig, name, "quick", "A figure.", {"a": 1}, n=1, seeds=[0])
+    chain.write_json(chain.make_job("quick", stages=[stage]).stamp("one"), {"seconds": 1.0, "inputs": {}, "outputs": {
+        f"figures/{path.name}": "x" for path in (project / "figures/quick").glob("*.json")}})
+    text = chain.build_report("quick", stages=[stage]).read_text()
+    order = re.findall(r'<figure id="([^"]+)"', text)
+    assert order == ["fig2_accuracy", "fig10_counts", "table1_nets", "table2_nets", "extra"]
+    assert text.index("Figure 1 (") < text.index('id="fig2_accuracy"') < text.index("Figure 3 (") < text.index('id="fig10_counts"')
+    assert text.count("is missing: no stage") == 8 and text.index('id="printed"') < text.index('id="stage-one"') < text.index('<section id="ledger"')
+    assert 'Above: <a href="#fig2_accuracy">' in text.split('id="stage-one"')[1]
 
 
 def test_every_stage_of_the_real_chain_has_its_notebook(monkeypatch):

@@ -82,6 +82,18 @@ def test_fisher_is_the_hypergeometric_tail():
     assert f"p = {tail:.2g}" in claims.fewer_failures(a, n, b, m).why
 
 
+def test_roc_area_is_the_share_of_pairs():
+    rng = np.random.default_rng(2)
+    p, q = rng.integers(0, 6, 23), rng.integers(0, 5, 31)
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in p for b in q]
+    assert claims.roc_area(p, q) == pytest.approx(sum(pairs) / len(pairs)) and math.isnan(claims.roc_area(p, []))
+
+
+@pytest.mark.parametrize("value, text", [([8.25, 0.07], "8.25\u00a0±\u00a00.07"), ([0.25, 0], "0.25"), ([-0.4, -0.16], "-0.4 or -0.16"), ({"a": [24, 0]}, "a 24"), (0.5, "0.5")])
+def test_published_numbers_as_printed(value, text):
+    assert claims.published_text(value) == text
+
+
 def test_number_needs_five_values_and_both_errors():
     assert claims.number([8.25] * 4, 8.25, 0.07).grade == "D"
     values = [8.00, 8.05, 7.95, 8.02, 7.98]

@@ -1,4 +1,5 @@
-"""ResNet-20: training, storage and refusals. Inception: ours against torch-fidelity and torchvision with the same random weights."""
+"""ResNet-20: training, storage and refusals. Inception: ours against torch-fidelity and torchvision with the same random weights.
+D's class head, the two resizes, and the tests of differences, each against something that was written elsewhere."""
 
 import json
 import os
@@ -7,14 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torchvision
 
 from acgan import classifiers
-from acgan.classifiers import (Classifier, ResNet20, Standardise, ToInception, fit, inception_2015, inception_torchvision,
-                               load_classifier, open_resnet20, save_resnet20, shift_flip, train_resnet20)
+from acgan.classifiers import (RESIZES, Classifier, ResNet20, Standardise, ToInception, accuracy_by_resolution, at_resolution, by_class,
+                               by_subset, correct, fit, holm, inception_2015, inception_torchvision, load_classifier, of_discriminator,
+                               open_resnet20, real_statistics, resize, save_resnet20, shift_flip, sign_flip, tf1_bilinear, train_resnet20)
 from acgan.config import UserError, generator
-from acgan.data import load
+from acgan.data import ImageSet, load, to_float
+from acgan.models import Discriminator
 from acgan.scores import accuracy, fid, inception_score, kid, score
 
 QUICK = dict(epochs=6, batch=32, width=0.25, device="cpu")
@@ -306,3 +310,187 @@ def test_any_network_can_be_a_classifier():
     made = Classifier("mine", list("abc"), Net(), Standardise((0, 0, 0), (1, 1, 1)), "0")
     probs, _ = made.predict(torch.zeros(3, 3, 4, 4, dtype=torch.uint8))
     assert torch.allclose(probs, torch.full((3, 3), 1 / 3, dtype=torch.float64))
+
+
+def test_the_size_is_kept_with_the_weights(sets, trained, tmp_path):
+    assert trained.resolution == 16 and open_resnet20(save_resnet20(trained, tmp_path / "net")).resolution == 16
+    info = json.loads((tmp_path / "net" / "classifier.json").read_text())
+    del info["resolution"]                                        # a file that does not say it, as Inception's nets do not
+    (tmp_path / "net" / "classifier.json").write_text(json.dumps(info))
+    assert open_resnet20(tmp_path / "net").resolution is None
+
+
+def bytes_(*shape, seed=0):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("side, size", [(128, 64), (128, 16), (64, 256), (32, 299), (48, 20), (20, 48), (7, 7), (5, 1)])
+def test_tf1_bilinear_by_hand_and_by_torch_fidelity(side, size):
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+    x = bytes_(2, 3, side, side)
+    ours = tf1_bilinear(x, size)
+    theirs = interpolate_bilinear_2d_like_tensorflow1x(x.float(), (size, size), align_corners=False)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    a = x[0, 0].double().numpy()
+    for i, j in [(0, 0), (size - 1, size - 1), (size // 2, size // 3), (size // 3, size - 1)]:
+        u, v = i * side / size, j * side / size
+        r, c = int(u), int(v)
+        r2, c2, du, dv = min(r + 1, side - 1), min(c + 1, side - 1), u - r, v - c
+        value = (1 - du) * ((1 - dv) * a[r, c] + dv * a[r, c2]) + du * ((1 - dv) * a[r2, c] + dv * a[r2, c2])
+        assert ours[0, 0, i, j].item() == pytest.approx(value, abs=1e-3)
+
+
+def test_antialias_by_torch_and_by_pillow():
+    from PIL import Image
+    x = bytes_(1, 3, 64, 64, seed=1)
+    for size in (8, 16, 48, 64, 128):
+        ours = resize(x, size, "antialias")
+        expected = torch.nn.functional.interpolate(x.double(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+        assert (ours.double() - expected).abs().max() <= 0.5001
+        pil = np.asarray(Image.fromarray(x[0].permute(1, 2, 0).numpy()).resize((size, size), Image.BILINEAR)).transpose(2, 0, 1)
+        assert np.abs(ours[0].numpy().astype(int) - pil).max() <= 1
+
+
+def test_at_resolution_keeps_bytes_in_between():
+    x = bytes_(3, 3, 32, 32, seed=2)
+    for how in RESIZES:
+        assert torch.equal(at_resolution(x, 32, 32, how), x)                                        # the own size is the identity
+        assert torch.equal(at_resolution(x, 8, 64, how), resize(resize(x, 8, how), 64, how))        # quantised at 8 pixels too
+        assert torch.equal(at_resolution(x, 8, 64, how, batch=2), at_resolution(x, 8, 64, how))
+    unrounded = tf1_bilinear(tf1_bilinear(x, 12), 32).round().to(torch.uint8)
+    assert not torch.equal(at_resolution(x, 12, 32), unrounded)
+    assert torch.equal(at_resolution(x, 8, 8), x[:, :, ::4, ::4])                                   # whole factor: picks pixels
+    for k in (2, 4, 8):                                                                             # enlarge by k, reduce: the same bytes
+        assert torch.equal(at_resolution(x, 32 * k), x)
+    assert (at_resolution(x, 64, how="antialias").int() - x.int()).abs().max() > 20
+    for call, words in [(lambda: at_resolution(x, 0), "at least 1 pixel"), (lambda: at_resolution(x.float(), 8), "takes uint8 images"),
+                        (lambda: resize(x, 8, "bicubic"), "unknown resize 'bicubic'")]:
+        with pytest.raises(UserError, match=words):
+            call()
+
+
+class Stripes(torch.nn.Module):
+    """Sees the contrast between neighbouring columns: class 1 above 20 grey levels, else class 0."""
+
+    def forward(self, x):
+        contrast = (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3))
+        return {"features": contrast[:, None], "logits": torch.stack([torch.full_like(contrast, 20.0), contrast], 1)}
+
+
+def striped(classes=("plain", "striped")):
+    plain = torch.full((6, 3, 32, 32), 128, dtype=torch.uint8)
+    period = torch.tensor([100, 156], dtype=torch.uint8).repeat(16).expand(6, 3, 32, 32)
+    return ImageSet(torch.cat([plain, period]), torch.arange(2).repeat_interleave(6), list(classes), "stripes", "test", "0" * 12)
+
+
+def test_accuracy_by_resolution_counts_what_can_be_seen():
+    C = Classifier("stripes", ["plain", "striped"], Stripes(), torch.Tensor.float, "0", resolution=32)
+    for how in RESIZES:
+        right = accuracy_by_resolution(C, striped(), (8, 16, 32, 64), how)
+        assert right.dtype == torch.bool and right.shape == (4, 12)
+        table = by_class(right, striped().labels, 2)
+        assert table[:, 0].tolist() == [1] * 4                                                      # a plain image is plain at any size
+        assert table[:3, 1].tolist() == [0, 0, 1]                                                   # the finest stripes need all pixels
+    assert accuracy_by_resolution(C, striped(), (64,))[0].all()
+    C.resolution = None                                                                             # as Inception: at the images' own size
+    assert accuracy_by_resolution(C, striped(), (32,)).all()
+
+
+def test_names_decide_who_is_right():
+    C = Classifier("stripes", ["striped", "other", "plain"], torch.nn.Sequential(), torch.Tensor.float, "0")
+    C.extract = lambda images: {"logits": torch.eye(3)[[2] * 6 + [0] * 6]}
+    assert correct(C, striped()).all()
+    with pytest.raises(UserError, match="stripes has no class 'spotted'"):
+        correct(C, striped(("plain", "spotted")))
+    assert correct(C, ImageSet(striped().images, striped().labels, ["plain", "striped", "never seen"], "s", "test", "0")).all()
+
+
+def test_imagenet_folders_are_known_by_position():
+    C = Classifier("inception-torchvision", ["tench"] * 1000, torch.nn.Sequential(), torch.Tensor.float, "0")
+    C.extract = lambda images: {"logits": torch.eye(1000)[[7, 999, 3]]}
+    folders = [f"n{i:08d}" for i in range(1000)]
+    some = ImageSet(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([7, 999, 4]), folders, "imagenet", "test", "0" * 12)
+    assert correct(C, some).tolist() == [True, True, False]
+    with pytest.raises(UserError, match="inception-torchvision has no class 'n00000004'"):           # ten of them have no known position
+        correct(C, ImageSet(some.images, torch.tensor([0, 1, 2]), folders[4:14], "imagenette", "test", "0" * 12))
+
+
+def test_subsets_are_a_partition():
+    right = torch.rand(2, 103, generator=torch.Generator().manual_seed(0)) < 0.4
+    parts = by_subset(right, 10, seed=3)
+    assert parts.shape == (2, 10) and set((parts * 10).round().flatten().tolist()) <= set(range(11))
+    order = torch.randperm(103, generator=generator(3, "subsets"))[:100]
+    torch.testing.assert_close(parts.mean(1), right[:, order].double().mean(1))
+    assert by_class(right, torch.zeros(103, dtype=torch.int64), 2)[:, 1].isnan().all()
+    many = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(1)) < 0.3
+    sd = by_subset(many, 10).std().item()
+    assert 0.3 < sd / (0.3 * 0.7 / 20_000) ** 0.5 < 2                                              # binomial, as nothing else varies
+
+
+@pytest.mark.parametrize("d", [[3, 1, -2, 5, 4.5], [0.2] * 6 + [-0.2] * 3, list(np.random.default_rng(0).normal(0.4, 1, 12)), [1, 0, 0, 2, -1]])
+def test_sign_flip_equals_scipy(d):
+    d = np.asarray(d, dtype=float)
+    theirs = scipy.stats.permutation_test((d,), lambda x, axis: np.abs(x.sum(axis)), permutation_type="samples", n_resamples=np.inf, alternative="greater", vectorized=True)
+    assert sign_flip(d) == pytest.approx(theirs.pvalue, abs=1e-9)
+
+
+def test_sign_flip_is_a_sign_test_on_rights_and_wrongs():
+    for up, down, tied in ((30, 12, 50), (700, 640, 10), (5000, 4800, 0), (4, 4, 1), (0, 0, 3)):
+        d = torch.tensor([1.0] * up + [-1.0] * down + [0.0] * tied)
+        expected = scipy.stats.binomtest(up, up + down).pvalue if up + down else 1.0
+        assert sign_flip(d) == pytest.approx(expected, rel=1e-6)
+    d = torch.randn(60, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.3
+    assert sign_flip(d) == pytest.approx(scipy.stats.wilcoxon(d).pvalue, abs=0.05) and sign_flip(d) == sign_flip(d)
+    assert sign_flip(d.repeat_interleave(2), clusters=torch.arange(60).repeat_interleave(2).tolist()) == sign_flip(d)
+
+
+def test_sign_flip_keeps_its_level():
+    g = torch.Generator().manual_seed(5)
+    ps = [sign_flip(torch.randn(10, generator=g)) for _ in range(400)]
+    assert 0.02 < np.mean([p <= 0.05 for p in ps]) < 0.09
+
+
+def test_holm_by_its_definition():
+    rng = np.random.default_rng(1)
+    for n in (1, 2, 7):
+        ps = rng.uniform(0, 0.3, n)
+        order = np.argsort(ps)
+        expected = np.empty(n)
+        expected[order] = np.minimum(1, np.maximum.accumulate(ps[order] * (n - np.arange(n))))
+        np.testing.assert_allclose(holm(list(ps)), expected)
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+
+
+def test_real_statistics_are_those_of_real_images():
+    D = Discriminator(32, 4, width=0.1, noise_std=0.3, seed=1)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(20):                                                                             # a training that sees fakes as well
+        D(torch.rand(8, 3, 32, 32, generator=g) * 2 - 1, g)
+    real = load("blossoms", "train", 32, n_classes=4, per_class=30)
+    seen, norm = [], next(m for m in D.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    norm.register_forward_hook(lambda m, i, o: seen.append(i[0].detach()))
+    assert real_statistics(D, real.images, batch=40) is D and not D.training and norm.momentum == 0.1
+    x = torch.cat(seen)
+    assert x.shape[0] == 120 and not torch.allclose(norm.running_mean, before)
+    torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, torch.stack([s.transpose(0, 1).flatten(1).var(1) for s in seen]).mean(0), rtol=1e-4, atol=1e-6)
+    seen.clear()
+    real_statistics(D, real.images, batch=40, limit=60)
+    assert sum(map(len, seen)) == 60
+
+
+def test_a_discriminator_is_a_classifier():
+    real = load("blossoms", "test", 32, n_classes=4, per_class=30)
+    D = Discriminator(32, 4, width=0.1, noise_std=0.3, seed=1)
+    own = of_discriminator(D, real.classes, device="cpu")
+    with torch.no_grad():
+        expected = D.eval()(to_float(real.images))[1].softmax(1).double()
+    probs, source = own.predict(real.images)
+    torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-6)
+    assert source.shape == (120, 1) and correct(own, real).tolist() == (expected.argmax(1) == real.labels).tolist()
+    k_plus_1 = of_discriminator(Discriminator(32, 4, width=0.1, head="k+1"), real.classes, real.images, "cpu")
+    assert k_plus_1.predict(real.images)[0].shape == (120, 4)
+    D.train()
+    of_discriminator(D, real.classes, real.images, "cpu")
+    assert D.training                                                                               # the original is left alone

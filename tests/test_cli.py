@@ -29,6 +29,13 @@ def acgan(*words, cwd):
     (["train", "blossoms", "--out", "x", "--resolution", "33"], "33"),
     (["train", "blossoms", "--out", "x", "--objective", "acgn"], "unknown objective 'acgn'"),
     (["train", "blossoms", "--out", "x", "--steps", "0"], "steps"),
+    (["train"], "needs either a folder of images, or --profile with --part"),
+    (["train", "blossoms", "--profile", "quick"], "needs either a folder of images, or --profile with --part"),
+    (["train", "blossoms", "--members", "1:2"], "--members goes with --profile"),
+    (["train", "--profile", "quick", "--part", "model", "--steps", "9"], "--steps goes with a folder of images; a profile says it itself"),
+    (["train", "--profile", "quick"], "--profile needs --part"),
+    (["train", "--profile", "quick", "--part", "modell"], "trains no 'modell'"),
+    (["bench", "--device", "tpu"], "unknown device 'tpu'"),
     (["sample", "nowhere"], "holds no trained model"),
     (["score", "nowhere", "blossoms"], "holds no trained model")])
 def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path, monkeypatch, capsys):
@@ -38,6 +45,63 @@ def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path, monkeypatch,
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and message in said.err and said.err.startswith("acgan: ")
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size], "something was half-written"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
+    monkeypatch.delenv("ACGAN_WORK", raising=False)
+    (tmp_path / "nbs/profiles").mkdir(parents=True)
+    (tmp_path / "nbs/profiles/small.yaml").write_text("""
+images: {name: blossoms, resolution: 32, n_classes: 4, per_class: 30, root: null}
+pairs: {split: 2, steps: 4, log_every: 2, probe_every: 2, checkpoint_every: 2, member: {width: 0.05, batch: 8}}
+grid: {axes: {noise_std: [0.0, 0.1, 0.2]}, steps: 4, log_every: 1, checkpoint_every: 1, member: {width: 0.05, batch: 8}}
+""")
+    return ["train", "--profile", "small", "--device", "cpu"]
+
+
+def test_a_part_in_slices_is_the_campaign_of_the_studies(small, tmp_path, capsys):
+    from acgan import config, costs, ensemble, training
+    settings = config.profile("small")
+    assert cli.main([*small, "--part", "pairs", "--members", "2"]) == 0, capsys.readouterr().err
+    assert "pairs: 1 of 2 model(s), 4 steps on 120 images at 32 px" in (said := capsys.readouterr().out) and "trained: 1 of 2 model(s)" in said
+    assert costs.made_of(settings, "pairs") == {0: 0, 1: 4}
+    half = ensemble.open_ensemble("small-pairs", device="cpu")
+    assert [len(run.classes) for run in half.runs] == [2] and len(half.missing) == 2, "a class without a member is missing, not dropped"
+    assert all("probe" in line for line in training.read_log(half.runs[0].folder)), "Figure 5 needs what the probe finds"
+    assert cli.main([*small, "--part", "pairs", "--members", "1:1"]) == 0 and "trained: 2 of 2" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}
+    E = ensemble.campaign(settings, ensemble.part_images(settings, "pairs"), "pairs", device="cpu")
+    assert E.missing == [] and before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}, "trained again"
+    for wrong, message in (("3", "--members 3 is not within 1:2"), ("x", "cannot read --members 'x'")):
+        assert cli.main([*small, "--part", "pairs", "--members", wrong]) == 2 and message in capsys.readouterr().err
+
+
+def test_minutes_end_training_with_a_code_of_its_own(small, capsys):
+    from acgan import config, costs
+    assert cli.main([*small, "--part", "grid", "--minutes", "0.00001"]) == 3
+    said = capsys.readouterr()
+    assert "the same command goes on" in said.out and said.err == ""
+    made = costs.made_of(config.profile("small"), "grid")
+    assert len(made) == 3 and 0 < max(made.values()) and min(made.values()) < 4
+    assert cli.main([*small, "--part", "grid"]) == 0 and "trained: 3 of 3" in capsys.readouterr().out
+    assert set(costs.made_of(config.profile("small"), "grid").values()) == {4}
+
+
+def test_bench_and_ahead_reach_their_functions(monkeypatch, capsys):
+    import sys
+    import types
+    from acgan import chain
+    got = []
+    fake = types.ModuleType("acgan.bench")
+    fake.main = lambda **words: got.append(words)
+    monkeypatch.setitem(sys.modules, "acgan.bench", fake)
+    monkeypatch.setattr("acgan.bench", fake, raising=False)
+    assert cli.main(["bench", "--quick", "--device", "cpu", "--only", "metrics", "--out", "x"]) == 0
+    assert got == [{"device": "cpu", "quick": True, "out": "x", "only": ["metrics"]}]
+    monkeypatch.setattr(chain, "run", lambda *words, **how: got.append(how))
+    assert cli.main(["reproduce", "--ahead"]) == cli.main(["reproduce"]) == 0
+    assert got[1:] == [{"ahead": True}, {"ahead": False}]
 
 
 def test_processes_and_codes(tmp_path):

@@ -1,8 +1,11 @@
 """Figures: the same bytes on every run, pixels untouched, labels that do not meet, nothing dropped."""
 import io
 import json
+import re
 import subprocess
 import sys
+from base64 import b64decode
+from html.parser import HTMLParser
 
 import matplotlib
 import numpy as np
@@ -29,6 +32,8 @@ images = torch.arange(4 * 3 * 64, dtype=torch.int64).reshape(4, 3, 8, 8).remaind
 fig = figures.image_grid(images, 2, row_labels=["a", "b"])
 figures.save_figure(fig, "grid", "quick", "A grid", {}, n=4, seeds=0, grid=True, provenance={"x": 1})
 figures.save_table([{"a": 1.5, "b": "x"}, {"a": None}], "table", "quick", "A table", provenance={"x": 1})
+rows = [{"name": "a", "images": images, "values": {"v": 1.0}}, {"name": "b", "images": None, "values": {}}]
+figures.class_page(rows, "page", "quick", "A page", "Rows", {"v": ".1f"}, n=4, seeds=0, provenance={"x": 1})
 """
 
 
@@ -47,7 +52,7 @@ def test_two_processes_write_the_same_bytes(tmp_path, monkeypatch):
         subprocess.run([sys.executable, "-c", SCRIPT], check=True)
         written.append({p.name: p.read_bytes() for p in sorted((tmp_path / run / "figures/quick").iterdir())})
     assert written[0] == written[1]
-    assert set(written[0]) == {"plot.png", "plot.svg", "plot.json", "grid.png", "grid.json", "table.csv", "table.json"}
+    assert set(written[0]) == {"plot.png", "plot.svg", "plot.json", "grid.png", "grid.json", "table.csv", "table.json", "page.html", "page.json"}
     assert b"Software" not in written[0]["plot.png"] and b"<dc:date>" not in written[0]["plot.svg"]
     assert Image.open(io.BytesIO(written[0]["plot.png"])).size[0] == 1380
 
@@ -112,3 +117,67 @@ def test_names_stay_inside_the_folder(label, name):
 def test_real_data_is_always_black_and_nothing_else_is():
     assert figures.look("real")["color"] == "#000000"
     assert [name for name, value in figures.COLORS.items() if value == "#000000"] == ["real"]
+
+
+class Rows(HTMLParser):
+    """What a page holds: tags with their attributes, the rows' values, text, and whether every tag is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.open, self.words = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open += [] if tag in ("meta", "img", "input") else [tag]
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append(dict(attributes).get("data-value"))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def gallery(tmp_path, count=4, missing=(1,), **options):
+    images = torch.randint(0, 256, (count, 10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = [{"name": f"class {i} <&\"'>", "images": None if i in missing else x, "values": {} if i in missing else {"accuracy": 10.0 * i, "MS-SSIM": None},
+             "flags": ["collapsed"] if i == 2 else []} for i, x in enumerate(images)]
+    page = figures.class_page(rows, "gallery", "quick", "All", "Ten of each", {"accuracy": ".1f", "MS-SSIM": ".2f"}, n=30, seeds=0, **options)
+    return images, page, Rows(page.read_text())
+
+
+def test_class_page_is_whole_and_needs_no_network(tmp_path):
+    images, page, found = gallery(tmp_path)
+    assert found.open == [] and len(found.rows) == 5
+    assert [row[2:] for row in found.rows[1:]] == [["0.0", ""], ["", ""], ["20.0", ""], ["30.0", ""]]
+    assert found.rows[1][0] == "class 0 <&\"'>" and "collapsed" in found.words and "no trained member" in found.words
+    pictures = [attributes for tag, attributes in found.tags if tag == "img"]
+    assert len(pictures) == 3 and all(p["loading"] == "lazy" and (p["width"], p["height"]) == ("160", "16") and p["alt"] for p in pictures)
+    strip = np.asarray(Image.open(io.BytesIO(b64decode(pictures[0]["src"].split(",")[1]))))
+    assert (strip == np.concatenate(images[0].permute(0, 2, 3, 1).numpy(), axis=1)).all()
+    text = page.read_text()
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r'base64,[^"]+', "", text)) and text.count("aria-sort=") >= 3 and "<button" in text and "<label>" in text
+    saved = json.loads(page.with_suffix(".json").read_text())
+    assert saved["kind"] == "page" and saved["link"] == "gallery.html" and not (tmp_path / "figures/quick/gallery").exists()
+
+
+def test_large_class_pages_put_their_strips_beside(tmp_path):
+    _, page, found = gallery(tmp_path, count=6, missing=(), limit=1000)
+    folder = tmp_path / "figures/quick/gallery"
+    assert sorted(p.name for p in folder.iterdir()) == [f"{i:04d}.jpg" for i in range(6)]
+    assert all((page.parent / a["src"]).is_file() for tag, a in found.tags if tag == "img") and page.stat().st_size < 20_000
+    gallery(tmp_path, limit=1000)
+    assert sorted(p.name for p in folder.iterdir()) == ["0000.jpg", "0002.jpg", "0003.jpg"], "strips of the page before are gone"
+    gallery(tmp_path)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("side, expected", [(128, 32), (32, 32), (31, 16), (10, 8)])
+def test_thumbnails_are_means_over_whole_squares(side, expected):
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    small = torch.nn.functional.avg_pool2d(images.double(), 32 // expected).round()
+    assert (figures.strip(images, side) == np.concatenate(small.permute(0, 2, 3, 1).numpy(), axis=1)).all()

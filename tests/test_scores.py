@@ -1,7 +1,6 @@
 """Scores against torch-fidelity's own functions on the same numbers, SciPy and closed forms."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -91,12 +90,12 @@ def test_zero_probabilities_are_no_nan():
 
 
 def test_many_rows():
-    """The bound is far above the half second that this takes, for machines that do other work."""
+    """The paper's 50,000 rows of 1,000 classes, in one piece. How long it takes is a matter for `acgan.bench`."""
     p = torch.rand(50_000, 1000, generator=rng(), dtype=torch.float64)
     p /= p.sum(1, keepdim=True)
-    start = time.perf_counter()
-    inception_score(p)
-    assert time.perf_counter() - start < 20
+    mean = p.mean(0)
+    expected = np.mean(np.sum(p.numpy() * (np.log(p.numpy()) - np.log(mean.numpy())), 1))
+    assert inception_score(p, 1)[0] == pytest.approx(np.exp(expected), rel=1e-10)
 
 
 def test_names():

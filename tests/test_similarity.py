@@ -1,14 +1,17 @@
 """MS-SSIM against a plain SciPy computation, pytorch-msssim and known values; neighbours against SciPy, faiss and integers."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage, signal
 from scipy.spatial.distance import cdist
 
+from acgan import similarity
 from acgan.config import UserError
-from acgan.similarity import (all_pairs, draw_pairs, mean_ms_ssim, moments, ms_ssim, ms_ssim_3, ms_ssim_distance, nearest,
-                              pair_error, pair_scores)
+from acgan.similarity import (L1_FORMS, all_pairs, draw_pairs, l1, l1_form, lone_pair_terms, mean_ms_ssim, moments, ms_ssim,
+                              ms_ssim_3, ms_ssim_distance, nearest, pair_error, pair_scores, pair_terms)
 
 C1, C2 = 6.5025, 58.5225
 WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
@@ -119,6 +122,15 @@ def test_blocks_change_nothing(monkeypatch):
     np.testing.assert_allclose(ms_ssim(x, y), whole, rtol=0, atol=1e-13)
 
 
+def test_lone_pairs_equal_kept_moments():
+    """Sums and differences give what the five blurs of the definition give, in every treatment of the covariance."""
+    for x, y in ((natural(6, 45, 2), natural(6, 45, 3)), (natural(4, 32, 2) // 64 * 64, natural(4, 32, 9) // 64 * 64)):
+        for absolute in (False, True):
+            for variant in ("tf2016", "compare_gan"):
+                kept = pair_terms(moments(x, variant=variant), moments(y, variant=variant), absolute)
+                torch.testing.assert_close(lone_pair_terms(x, y, variant=variant, absolute=absolute), kept, rtol=0, atol=1e-11)
+
+
 def test_wide_images():
     x, y = natural(2, 96, 1)[:, :, :40], natural(2, 96, 2)[:, :, :40]
     np.testing.assert_allclose(ms_ssim(x, y), [score(plain(a, b)) for a, b in zip(x, y)], atol=1e-12)
@@ -186,6 +198,61 @@ def test_l1_equals_integers_scipy_and_faiss():
     theirs.add(bank.flatten(1).float().numpy())
     d, i = theirs.search(queries.flatten(1).float().numpy(), 5)
     assert (d == distance.numpy()).all() and (i == index.numpy()).all()
+
+
+@pytest.mark.parametrize("form", L1_FORMS)
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 5, 5), (3, 17, 19), (3, 33, 31), (3, 80, 80)])
+def test_ways_to_sum_differences_agree(form, shape):
+    """Sizes below, at and above a piece, not multiples of anything; the extremes; more queries than faiss is given at once."""
+    rng = torch.Generator().manual_seed(sum(shape))
+    queries, bank = (torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=rng) for n in (37, 150))
+    queries[0], queries[1], bank[:3], bank[3:5] = 0, 255, 255, 0
+    whole = torch.stack([(bank.int() - q.int()).abs().flatten(1).sum(1) for q in queries]).double()
+    if form == "faiss":
+        pytest.importorskip("faiss")
+    assert torch.equal(l1(queries, bank, form), whole)
+    distance, index = nearest(queries, bank, k=4, chunk=64, form=form)
+    order = np.argsort(whole.numpy(), 1, kind="stable")[:, :4]
+    assert (index.numpy() == order).all() and (distance.numpy() == np.take_along_axis(whole.numpy(), order, 1)).all()
+
+
+def test_without_faiss(monkeypatch):
+    bank, queries = natural(80, 16, 1), natural(9, 16, 2)
+    given = nearest(queries, bank, k=3)
+    monkeypatch.setattr(similarity, "find_faiss", lambda: None)
+    assert l1_form("cpu") == "maximum"
+    assert all(torch.equal(a, b) for a, b in zip(given, nearest(queries, bank, k=3)))
+
+
+def test_a_faiss_that_cannot_be_used_is_left_alone(monkeypatch, tmp_path):
+    (tmp_path / "faiss.py").write_text("raise ImportError('built for another NumPy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    similarity.find_faiss.cache_clear()
+    try:
+        assert similarity.find_faiss() is None and l1_form("cpu") == "maximum"
+    finally:
+        similarity.find_faiss.cache_clear()
+
+
+def test_the_bank_is_read_once_in_bounded_parts():
+    class Counted:
+        shape, read = (20_000, 3, 32, 32), []
+
+        def __len__(self):
+            return self.shape[0]
+
+        def __getitem__(self, place):
+            rows = range(*place.indices(len(self)))
+            self.read.append(len(rows))
+            images = np.full((len(rows), *self.shape[1:]), 200, np.uint8)
+            images[[r % 7000 == 6999 for r in rows]] = 3
+            return images
+
+    bank = Counted()
+    distance, index = nearest(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), bank, k=3)
+    assert index.tolist() == [[6999, 13999, 0]] * 2 and distance[0].tolist() == [9216, 9216, 614400]
+    assert sum(bank.read) == 20_000 and max(bank.read) * 3072 <= 2**24
 
 
 @pytest.mark.parametrize("metric", ["l1", "ms_ssim"])

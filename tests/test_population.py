@@ -1,0 +1,335 @@
+"""Many at once is one at a time: every fused form against the plain loop, in any company, across checkpoints, groups and time."""
+import contextlib
+import gc
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import acgan.data
+import acgan.population
+import acgan.training
+from acgan.config import UserError
+from acgan.data import load
+from acgan.models import Drawn
+from acgan.population import (FORMS, METRICS, OPS, Fused, Member, Population, Replay, Trainee, advance, discriminator_step, fastest_form,
+                              generator_step, groups_that_fit, member_bytes, question, upcoming)
+from acgan.training import OutOfTime, read_log, restore, state_of, steps_in, train
+
+FUSED = FORMS[1:]
+BASE = Member(width=0.05, batch=8)
+TRIO = [replace(BASE, seed=1, classes=(0, 1)), replace(BASE, seed=2, classes=(1, 3), lr_g=1e-4, lr_d=3e-4, noise_std=0.0),
+        replace(BASE, seed=3, classes=(0, 3), noise_std=0.2, scale={"class": 2.0, "source_fake": 0.5}, labelled=0.5)]
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: recording and replaying steps cannot be tried without one")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACGAN_WORK", str(tmp_path_factory.mktemp("work")))
+        yield load("blossoms", resolution=32, n_classes=4, per_class=30)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Everything in float64, where rounding is too small to be blown up by training."""
+    for module in (acgan.data, acgan.population):
+        monkeypatch.setattr(module, "to_float", lambda x: x.double() / 127.5 - 1)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def made(images, members=TRIO, device="cpu"):
+    return [Trainee(question(m, images), images, device) for m in members]
+
+
+def gap(a, b, whole=lambda name: True):
+    """The largest difference between the states of two trainees, relative to the size of each tensor, and its name."""
+    worst = (0.0, "")
+    for which in "GD":
+        nets = getattr(a, which), getattr(b, which)
+        for name, x in nets[0].state_dict().items():
+            y = nets[1].state_dict()[name]
+            if x.is_floating_point() and whole(name):
+                worst = max(worst, (((x - y).norm() / x.norm().clamp(min=1e-2)).item(), f"{which}.{name}"))
+            elif whole(name):
+                assert torch.equal(x, y), name
+    return worst
+
+
+def matters(name):
+    """Not a bias that batch normalisation takes out again: its gradient is rounding alone, and Adam scales that up to full steps."""
+    return not name.endswith((".op.bias", "running_mean"))
+
+
+ARCHITECTURES = {"plain": {}, "am-gan": {"spec": "zhou2018-conditional", "objective": "amgan", "label_input": "cbn", "width": 0.02},
+                 "report": {"spec": "tay2021-1", "label_input": "embedding"}, "input noise": {"noise_at": "input", "padding": "torch"},
+                 "classifier": {"objective": "classifier", "dropout": 0.0}, "dynamic": {"objective": "amgan-dynamic"}}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")         # vmap has no rule for weight normalisation of its own
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_form_makes_the_loops_numbers(images, double, name):
+    """Float64: after 20 steps (4 for the variants) of members that differ in all they may, equal but for rounding."""
+    members, n = [replace(m, **ARCHITECTURES[name]) for m in TRIO], 20 if name == "plain" else 4
+    alone = made(images, members)
+    want = torch.stack([advance(t, n) for t in alone])
+    for form in FUSED:
+        many = Population(made(images, members), form, chunk=3)
+        got = many.advance(n)
+        assert got.shape == (3, n, len(METRICS)) and torch.allclose(got, want, rtol=1e-6), form
+        for t, reference in zip(many.trainees, alone, strict=True):
+            assert gap(reference, t)[0] < 1e-5 and gap(reference, t, matters)[0] < 1e-10, form
+            assert torch.equal(t.rng.get_state(), reference.rng.get_state()) and t.step == reference.step == n
+            remaining = [b.order[b.position:] for b in (t.batches, reference.batches)]
+            assert torch.equal(*remaining) and torch.equal(t.batches.generator.get_state(), reference.batches.generator.get_state())
+
+
+def test_float32_stays_within_one_part_in_100000(images):
+    """Small learning rates, because at full ones the loop itself, begun one rounding apart, is 1e-2 apart after 20 steps."""
+    members = [replace(m, lr_g=m.lr_g / 20, lr_d=m.lr_d / 20, width=0.1) for m in TRIO]
+    layers = {"G": ["each", "subpixel", "grouped", "batched"], "D": ["grouped", "each", "batched"] * 2 + ["each"]}
+    alone = made(images, members)
+    want = torch.stack([advance(t, 20) for t in alone])[..., :6]
+    for form in ("vmap", "grouped", "batched", layers):
+        many = Population(made(images, members), form)
+        assert ((many.advance(20)[..., :6] - want).abs() <= 1e-5 * want.abs() + 1e-6).all(), form
+        for t, reference in zip(many.trainees, alone, strict=True):
+            assert gap(reference, t, lambda name: name.endswith("op.weight"))[0] < 1e-5 and gap(reference, t, matters)[0] < 1e-4, form
+
+
+def test_every_form_runs_in_bfloat16_as_on_a_gpu(images, monkeypatch):
+    """Autocast and noise drawn at once, the GPU's way, on a CPU: the types fit, weights stay float32, the loop's losses to 2 %."""
+    draw_ahead = acgan.population.Ahead.__init__
+    monkeypatch.setattr(acgan.population, "precision", lambda device: torch.autocast("cpu", dtype=torch.bfloat16))
+    monkeypatch.setattr(acgan.population.Ahead, "__init__", lambda self, *args: draw_ahead(self, *args, at_once=True))
+    monkeypatch.setattr(Trainee, "noise", lambda t: Drawn([[n[0] for n in entry] for entry in t.ahead.draw([t.rng])]))
+    alone = made(images)
+    want = torch.stack([advance(t, 3) for t in alone])
+    for form in FUSED:
+        many = Population(made(images), form)
+        assert many.fused.ahead.dtype == torch.bfloat16
+        assert torch.allclose(many.advance(3)[..., :6], want[..., :6], rtol=0.02, atol=0.01), form
+        assert all(p.dtype == torch.float32 for t in many.trainees for p in t.D.parameters())
+        assert all(torch.equal(t.rng.get_state(), reference.rng.get_state()) for t, reference in zip(many.trainees, alone, strict=True))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU, or copies from the host: neither can be recorded."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "lift_fresh", "masked_select"), name
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_never_waits_for_the_device(images, monkeypatch, form):
+    monkeypatch.setattr(torch.nn.functional, "one_hot", lambda c, n: (c[..., None] == torch.arange(n)).long())   # on a CPU it looks
+    many = Population(made(images), form)
+    for t in many.trainees:
+        monkeypatch.setattr(t, "noise", lambda t=t: Drawn([[n[0] for n in entry] for entry in t.ahead.draw([t.rng])]))
+    rows, labels = (torch.stack(part, 1) for part in zip(*(upcoming(t.batches, 2) for t in many.trainees), strict=True))
+    many.work(rows, labels)
+    with NoWaiting():
+        assert many.work(rows, labels).shape == (2, 3, len(METRICS))
+
+
+def test_company_changes_nothing(images, double):
+    """A member in three populations, one of which holds a member whose numbers explode."""
+    wild, results = replace(BASE, seed=9, classes=(1, 2), lr_d=1e300, lr_g=1e300), []
+    for company in ([TRIO[2]], [TRIO[0], TRIO[2], TRIO[1]], [TRIO[2], wild]):
+        trainees = made(images, company)
+        Population(trainees, "grouped").advance(5)
+        results.append(trainees[company.index(TRIO[2])])
+    assert not all(p.isfinite().all() for p in trainees[1].D.parameters())
+    assert gap(results[0], results[1], matters)[0] < 1e-13 and gap(results[0], results[2], matters)[0] < 1e-13
+
+
+def test_on_a_cpu_the_loop_gives_the_same_bits_in_any_company(images):
+    alone, many = made(images)[1], Population(made(images))
+    want = torch.cat([advance(alone, 3), advance(alone, 2)])
+    assert many.form == "loop" and torch.equal(torch.cat([many.advance(4), many.advance(1)], 1)[1], want)
+    assert all(torch.equal(a, b) for a, b in zip(state_of(alone).values(), state_of(many.trainees[1]).values(), strict=True))
+
+
+def test_states_pass_between_the_loop_and_fused_groups(images, double):
+    """Loop, fused, loop again, each from the other's checkpoint; and a state put back into a group that is under way."""
+    reference, t = made(images)[2], made(images)[2]
+    advance(reference, 9)
+    advance(t, 3)
+    group = made(images)
+    restore(group[2], state_of(t))
+    group[0].step = group[1].step = 3
+    many = Population(group, "grouped")
+    many.advance(3)
+    last = restore(made(images)[2], state_of(group[2]))
+    advance(last, 3)
+    assert gap(reference, last, matters)[0] < 1e-12 and last.step == 9
+    advance(group[2], 1)                                                  # alone, inside its group
+    restore(group[2], state_of(t))
+    many.advance(3)
+    advance(group[2], 3)
+    assert gap(reference, group[2], matters)[0] < 1e-12
+
+
+@pytest.mark.parametrize("form", ["grouped", "vmap"])
+def test_fused_runs_resume_to_the_same_bits(images, tmp_path, form):
+    how = {"log_every": 2, "checkpoint_every": 2, "device": "cpu", "form": form}
+    straight = train(TRIO, images, 6, out=tmp_path / "straight", **how)
+    train(TRIO, images, 4, out=tmp_path / "pieces", **how)
+    pieces = train(TRIO, images, 6, out=tmp_path / "pieces", **how)
+    for a, b in zip(straight, pieces, strict=True):
+        tensors = [net.state_dict() for run in (a, b) for net in run.networks()]
+        assert all(torch.equal(tensors[i][key], tensors[i + 2][key]) for i in range(2) for key in tensors[i])
+        assert [[line[m] for m in METRICS] for line in a.log()] == [[line[m] for m in METRICS] for line in b.log()]
+    mixed = train(TRIO, images, 8, out=tmp_path / "pieces", **how | {"form": "loop"})          # and the loop takes over
+    assert [line["step"] for line in mixed[0].log()] == [2, 4, 6, 8]
+
+
+def test_a_group_with_members_at_different_steps_logs_and_saves_as_if_alone(images, tmp_path):
+    how = {"log_every": 4, "checkpoint_every": 6, "device": "cpu", "form": "grouped"}
+    train(TRIO[0], images, 3, out=tmp_path, **how)
+    runs = train(TRIO, images, 12, out=tmp_path, keep=(5,), **how)
+    for run in runs:
+        assert steps_in(run.folder)[-2:] == [5, 12] and [line["step"] for line in run.log()][-5:] == [4, 5, 6, 8, 12]
+        assert sum(line["steps"] for line in read_log(run.folder)) == 12
+
+
+def test_at_most_what_fits_is_alive(images, tmp_path, monkeypatch):
+    """Five members and memory for two: groups of 2, 2 and 1, each gone before the next begins."""
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(Trainee):
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive.add(self)
+            gc.collect()
+            most.append(len(alive))
+
+    monkeypatch.setattr(acgan.training, "Trainee", Counted)
+    members = [replace(BASE, seed=i) for i in range(5)]
+    stays, comes = member_bytes(question(BASE, images))
+    runs = train(members, images, 2, out=tmp_path, device="cpu", memory=2.5 * stays + comes)
+    assert most == [1, 2, 1, 2, 1] and [run.step for run in runs] == [2] * 5
+    sizes = [len(group) for group in groups_that_fit([question(m, images) for m in members], limit=2.5 * stays + comes)]
+    assert sizes == [2, 2, 1]
+
+
+def test_the_estimate_of_memory_holds_what_autograd_keeps(images):
+    for how in ({}, {"width": 0.5}, {"spec": "zhou2018", "width": 0.3}):
+        about = question(replace(Member(batch=20), **how), images)
+        t = Trainee(about, images)
+        weights = {p.untyped_storage().data_ptr() for net in (t.G, t.D) for p in net.parameters()}
+        stays, comes = member_bytes(about)
+        assert stays == 16 * sum(p.numel() for net in (t.G, t.D) for p in net.parameters())
+        for step in (discriminator_step, generator_step):
+            kept, held = {}, []
+
+            def note(x):
+                held.append(x)
+                kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+                return x
+
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+                step(t)
+            used = sum(size for at, size in kept.items() if at not in weights)
+            assert used <= comes and (step is discriminator_step or used > comes / 4)
+
+
+def test_minutes_cut_a_campaign_into_pieces_with_the_same_result(images, tmp_path):
+    members, how = [replace(BASE, seed=i) for i in range(3)], {"log_every": 2, "checkpoint_every": 50, "device": "cpu"}
+    whole, pieces = train(members, images, 6, out=tmp_path / "whole", **how), 0
+    with contextlib.suppress(StopIteration):
+        while True:
+            try:
+                runs = train(members, images, 6, out=tmp_path / "cut", minutes=1e-6, **how)
+                break
+            except OutOfTime as error:
+                assert isinstance(error, UserError) and "of 3 members complete; the same command goes on" in str(error)
+                pieces += 1
+                assert pieces < 20
+    assert pieces >= 3
+    for a, b in zip(whole, runs, strict=True):
+        nets = [net.state_dict() for run in (a, b) for net in run.networks()]
+        assert all(torch.equal(nets[i][key], nets[i + 2][key]) for i in range(2) for key in nets[i])
+        assert [line["step"] for line in b.log()] == [2, 4, 6] and steps_in(b.folder) == [6]
+    assert train(members, images, 6, out=tmp_path / "cut", minutes=1e-6, **how)               # complete: nothing to stop
+    with pytest.raises(OutOfTime, match="stopped after 0.0 minutes: 3 of 4 members complete"):
+        train([*members, replace(BASE, seed=7)], images, 6, out=tmp_path / "cut", minutes=1e-6, **how)
+
+
+def test_measuring_forms_disturbs_nobody(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_WORK", str(tmp_path))
+    t = made(images)[0]
+    before = {key: value.clone() for key, value in state_of(t).items()}
+    form = fastest_form([t.about, question(TRIO[1], images)], images, repeats=1)
+    assert isinstance(form, dict) or form in FORMS
+    assert all(torch.equal(before[key], value) for key, value in state_of(t).items())
+
+
+def test_a_form_that_fails_is_left_out(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_WORK", str(tmp_path))
+
+    def broken(*args):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(OPS, "batched", broken)
+    monkeypatch.setattr(acgan.population, "measure_form",
+                        lambda q, i, d, form, r: broken() if form == "batched" else {"loop": 3.0, "vmap": 1.0}.get(form, 2.0))
+    assert fastest_form([question(m, images) for m in TRIO], images, repeats=1) == "vmap"
+    assert "no such kernel" in next((tmp_path / "cache" / "forms").glob("*.json")).read_text()
+
+
+def test_a_replay_on_a_cpu_is_the_work_itself():
+    seen = []
+    replay = Replay(lambda x: seen.append(x) or x + 1)
+    x = torch.ones(2)
+    assert torch.equal(replay(x), x + 1) and seen[0] is x and replay.graph is None
+
+
+def test_members_that_differ_in_shape_or_terms_are_refused(images):
+    for other in (replace(BASE, batch=9), replace(BASE, classes=(0,)), replace(BASE, objective="gan"), replace(BASE, width=0.1)):
+        with pytest.raises(UserError, match="cannot be fused"):
+            Fused(made(images, [TRIO[0], other]), "vmap")
+
+
+@gpu
+@pytest.mark.parametrize("form", FORMS)
+def test_on_a_gpu_replayed_steps_are_the_steps_and_forms_agree(images, monkeypatch, form):
+    """Float32: a recorded population has the bits of one that is not recorded, and the loop's numbers to 1e-4."""
+    monkeypatch.setattr(acgan.population, "precision", lambda device: contextlib.nullcontext())
+    members = [replace(m, lr_g=m.lr_g / 10, lr_d=m.lr_d / 10, width=0.1) for m in TRIO]
+    recorded, eager, loop = (Population(made(images, members, "cuda"), f, chunk=2) for f in (form, form, "loop"))
+    eager.replay.records = loop.replay.records = False
+    got, want, reference = (p.advance(20) for p in (recorded, eager, loop))
+    assert recorded.replay.graph is not None and torch.equal(got, want)
+    assert torch.allclose(got[..., :6], reference[..., :6], rtol=1e-4, atol=1e-5)
+
+
+@gpu
+def test_on_a_gpu_a_short_bf16_run_of_every_form_learns_alike(images):
+    ends = {form: Population(made(images, [replace(m, width=0.2, batch=30) for m in TRIO], "cuda"), form).advance(60)[:, -20:, :6].mean((0, 1))
+            for form in FORMS}
+    for form, end in ends.items():
+        assert torch.allclose(end, ends["loop"], rtol=0.25, atol=0.1), form
+
+
+@gpu
+def test_on_a_gpu_a_fused_run_resumes_to_the_same_bits(images, tmp_path):
+    how = {"log_every": 10, "checkpoint_every": 10, "device": "cuda", "form": "grouped"}
+    straight = train(TRIO, images, 40, out=tmp_path / "straight", **how)
+    train(TRIO, images, 20, out=tmp_path / "pieces", **how)
+    for a, b in zip(straight, train(TRIO, images, 40, out=tmp_path / "pieces", **how), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.generator().parameters(), b.generator().parameters(), strict=True))
