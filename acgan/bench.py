@@ -542,11 +542,14 @@ def draw_cost(report):
             right.plot([low, high], [at, at], color=look(series)["color"])
             right.plot([share], [at], **look(series) | {"linestyle": "none"}, label=None if at else what)
         note = f"{best['members']} x {best['form']}"
-        right.annotate(note, (share, at), xytext=(0, 5), textcoords="offset points", fontsize=6, ha="center")
+        right.annotate(note, (share, at), xytext=(0, 5), textcoords="offset points", fontsize=6,
+                       ha="center" if share > 12 else "left")
     right.set(yticks=range(len(sizes)), yticklabels=[f"{r} px, width {w:g}" for r, w in sizes], ylim=(len(sizes) - 0.5, -0.7),
               xlabel="share of the roofline (%)", xlim=(0, 1.1 * right.get_xlim()[1]))
     factor_axes(left, sorted({row["members"] for row in rows}))
-    fig.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    left.get_legend().remove()
+    fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    fig.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return fig
 
 # %% ../nbs/15_bench.ipynb #5665ace7
