@@ -315,14 +315,14 @@ PAGE_STYLE = """
 h1{font-size:1.7rem;line-height:1.2;margin:0 0 .4rem}p{max-width:46rem;margin:.3rem 0 .9rem}.soft,small{color:var(--soft)}
 .tools{display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:center;margin:1rem 0}input{font:inherit;padding:.35rem .6rem;border:1px solid var(--line);border-radius:.4rem;background:transparent;color:inherit;min-width:16rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,td{text-align:right;padding:.45rem .6rem;border-bottom:1px solid var(--line);vertical-align:middle}
-th{position:sticky;top:0;background:var(--ground);font-size:.85rem;vertical-align:bottom}th:first-child,td:first-child,th.strip,td.strip{text-align:left}td:first-child{max-width:15rem;overflow-wrap:anywhere}
+th{position:sticky;top:0;background:var(--ground);font-size:.85rem;vertical-align:bottom}th:first-child,td:first-child,th.strip,td.strip{text-align:left}td:first-child{min-width:8rem;max-width:15rem;overflow-wrap:anywhere}
 td.strip{width:34rem}
 button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:.15rem 0;cursor:pointer;text-align:inherit;text-decoration:underline dotted;text-underline-offset:.2em}
 :is(button,input):focus-visible{outline:2px solid var(--link);outline-offset:2px}th[aria-sort=ascending] button::after{content:" \\2191"}th[aria-sort=descending] button::after{content:" \\2193"}
 img{display:block;width:100%;min-width:20rem;max-width:40rem;height:auto;image-rendering:pixelated}.flag{color:var(--mark);font-size:.85rem;display:block}
 .missing{color:var(--soft);font-style:italic;border:1px dashed var(--line);padding:.5rem .8rem;display:inline-block}
 @media(max-width:46rem){thead{position:static}th{position:static}table,thead,tbody{display:block}thead tr{display:flex;flex-wrap:wrap;gap:.2rem 1rem}th{border:0;padding:.1rem 0}th.strip{display:none}
-tbody tr{display:block;border-bottom:1px solid var(--line);padding:.7rem 0}td{display:inline-block;border:0;padding:.1rem .9rem .1rem 0;text-align:left}td:first-child,td.strip{display:block;width:auto;max-width:none}
+tbody tr{display:block;border-bottom:1px solid var(--line);padding:.7rem 0}td{display:inline-block;border:0;padding:.1rem .9rem .1rem 0;text-align:left}td:first-child,td.strip{display:block;width:auto;min-width:0;max-width:none}
 td[data-label]::before{content:attr(data-label) " ";color:var(--soft)}img{min-width:0}}
 @media print{.tools{display:none}tr{break-inside:avoid}}
 """
