@@ -30,7 +30,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from torch import nn
 from torch.nn import functional as F
 
-from . import scores, similarity
+from . import costs, scores, similarity
 from .config import choose, generator, home, pick_device, progress, provenance, read_json, write_bytes, write_json
 from .data import ImageSet
 from .figures import blank, curves, look, panels, picture_bytes
@@ -146,11 +146,11 @@ def copy_rate(device="cpu", size=2**28, least=5):
 # %% ../nbs/15_bench.ipynb #904ae598
 @lru_cache
 def layer_table(resolution=32, width=1.0, n_classes=10):
-    """([FLOP of each layer], numbers put out, parameters) of G and of D, forward for one image, from `models.describe`."""
+    """(rows of `models.describe`, numbers put out, parameters) of G and of D."""
     nets = Generator(resolution, n_classes, width=width), Discriminator(resolution, n_classes, width)
     rows = [describe(net) for net in nets]
     parameters = [sum(p.numel() for p in net.parameters()) for net in nets]
-    return [([row["mflop"] * 1e6 for row in table], sum(math.prod(row["output"]) for row in table), count)
+    return [(table, sum(math.prod(row["output"]) for row in table), count)
             for table, count in zip(rows, parameters)]
 
 # %% ../nbs/15_bench.ipynb #b0b4a1eb
@@ -158,10 +158,7 @@ def step_flops(resolution=32, width=1.0, batch=100, n_classes=10, fresh=True, fr
     """Floating-point operations of one D and G step. `fresh`: G's step draws new fakes; `frozen`: D's weights get no gradient
     there."""
     (G, _, _), (D, _, _) = layer_table(resolution, width, n_classes)
-    g, d = sum(G), sum(D)
-    d_step = g + 2 * (3 * d - D[0])
-    g_step = fresh * g + 2 * d + (not frozen) * d + 2 * g - G[0]
-    return batch * (d_step + g_step)
+    return costs.step_flops(G, D, batch, fresh=fresh, frozen=frozen)
 
 # %% ../nbs/15_bench.ipynb #8633c94b
 def step_bytes(resolution=32, width=1.0, batch=100, n_classes=10, itemsize=2):

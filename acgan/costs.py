@@ -47,13 +47,14 @@ def set_size(about):
     groups = [split_images(Path(name).expanduser().resolve(), "folder", split, K) for split in ("train", "test")]
     return len(groups[0]), *(sum(min(len(paths), most or len(paths)) for paths in found.values()) for found in groups)
 
-# %% ../nbs/14_costs.ipynb #fcc24032
-def step_flops(rows_g, rows_d, batch, g_learns=True):
-    """Floating-point operations (a multiply-add is two) of one D and G step, from `describe` of both networks."""
+# %% ../nbs/14_costs.ipynb #f3145b0d
+def step_flops(rows_g, rows_d, batch, g_learns=True, fresh=True, frozen=True):
+    """Floating-point operations (a multiply-add is two) of one D and G step, from `describe` of both networks. `fresh`: G's step draws
+    new fakes; `frozen`: D's weights get no gradient there."""
     g, d = (1e6 * sum(row["mflop"] for row in rows) for rows in (rows_g, rows_d))
     first_g, first_d = (1e6 * next(row["mflop"] for row in rows if row["mflop"]) for rows in (rows_g, rows_d))
     d_step = g + 2 * (3 * d - first_d)
-    g_step = (g + d) + d + (2 * g - first_g)
+    g_step = fresh * g + 2 * d + (not frozen) * d + 2 * g - first_g
     return batch * (d_step + g_step * bool(g_learns))
 
 # %% ../nbs/14_costs.ipynb #2d79cb88

@@ -14,11 +14,7 @@ from acgan.population import Member, Population, Trainee, question
 
 TINY = {"training": [[32, 0.05, [1, 2]]], "forms": ["loop", "grouped"], "rounds": 1, "least": 2, "budget": 0, "batch": 8,
         "sizes": [64], "copy": 2**20, "side": 32, "pairs": 3, "class_images": 4, "l1": [[8, 2, 30]], "rows": 200, "columns": 10}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,7 @@ from acgan.models import Discriminator
 from acgan.scores import accuracy, fid, inception_score, kid, score
 
 QUICK = dict(epochs=6, batch=32, width=0.25, device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,6 @@ def work(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def write(root, layout, side=12, suffix=".png"):
     noise = np.random.default_rng(sum(map(ord, "".join(layout))))
     for name, count in layout.items():

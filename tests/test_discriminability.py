@@ -15,14 +15,7 @@ from acgan.population import Member, Trainee, advance, question
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (4, 8, 16, 32, 64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

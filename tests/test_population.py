@@ -23,14 +23,7 @@ BASE = Member(width=0.05, batch=8)
 TRIO = [replace(BASE, seed=1, classes=(0, 1)), replace(BASE, seed=2, classes=(1, 3), lr_g=1e-4, lr_d=3e-4, noise_std=0.0),
         replace(BASE, seed=3, classes=(0, 3), noise_std=0.2, scale={"class": 2.0, "source_fake": 0.5}, labelled=0.5)]
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: recording and replaying steps cannot be tried without one")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,7 @@ from acgan.similarity import (L1_FORMS, all_pairs, draw_pairs, l1, l1_form, lone
 
 C1, C2 = 6.5025, 58.5225
 WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def natural(n, side, seed=0, colours=3, alike=0.5):
