@@ -21,7 +21,7 @@ reproduce: $(VENV)/.acgan-$(HERE)-chain
 
 test: $(VENV)/.acgan-$(HERE)-test
 	ACGAN_HEADLESS=1 OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --path nbs --n_workers 2 --timing
-	ACGAN_HEADLESS=1 OMP_NUM_THREADS=2 $(RUN) -m pytest -q
+	ACGAN_HEADLESS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
 lab: $(VENV)/.acgan-$(HERE)-lab
 	$(RUN) -m jupyterlab --notebook-dir='$(CURDIR)/nbs'

@@ -35,7 +35,7 @@ from .config import choose, generator, home, pick_device, progress, provenance, 
 from .data import ImageSet
 from .figures import blank, curves, look, panels, picture_bytes
 from .models import Discriminator, Generator, describe, find_spec
-from .population import FORMS, Member, Population, Trainee, question
+from .population import BACKENDS, GANConfig, Population, TrainState, run_config
 
 # %% ../nbs/15_bench.ipynb #5e793f5c
 def timed(work, device="cpu", least=3, budget=1.0, warm=1, most=200):
@@ -194,7 +194,7 @@ def plain_discriminator(resolution, width, units):
 
 # %% ../nbs/15_bench.ipynb #395daaf1
 class Eager:
-    """One GAN in a plain loop: `advance(n)` makes n steps and returns their losses. The batches come from `images` on the host."""
+    """One GAN in a plain loop: `train_steps(n)` makes n steps and returns their losses. The batches come from `images` on the host."""
 
     def __init__(self, images, width=1.0, batch=100, device="cpu", fresh=False, z_dim=100):
         self.pixels, self.labels, self.K = images.images.cpu().numpy(), images.labels.cpu().numpy(), images.n_classes
@@ -214,7 +214,7 @@ class Eager:
         source = F.binary_cross_entropy_with_logits(out[:, 0], torch.full((len(out),), float(real), device=self.device))
         return source + F.cross_entropy(out[:, 1:], c)
 
-    def advance(self, n):
+    def train_steps(self, n):
         """n steps of D and G: a list of (d_loss, g_loss)."""
         log, (adam_g, adam_d) = [], self.adams
         for _ in range(n):
@@ -243,16 +243,16 @@ def noise_images(resolution, n=1000, n_classes=10, device="cpu"):
 
 # %% ../nbs/15_bench.ipynb #1c7e8708
 EAGER = ("eager", "eager, fresh fakes")
-FUSED = tuple(form for form in FORMS if form != "each")
+FUSED = tuple(form for form in BACKENDS if form != "each")
 
 
 def contender(case, device="cpu"):
-    """What runs a case {"resolution", "width", "members", "form", "noise", "batch"}: an object with `advance(n)`."""
+    """What runs a case {"resolution", "width", "members", "form", "noise", "batch"}: an object with `train_steps(n)`."""
     images = noise_images(case["resolution"], device="cpu" if case["form"] in EAGER else device)
     if case["form"] in EAGER:
         return Eager(images, case["width"], case["batch"], device, fresh=case["form"] != "eager")
-    members = [Member(seed=m, width=case["width"], batch=case["batch"], noise_std=case["noise"]) for m in range(case["members"])]
-    return Population([Trainee(question(member, images), images, device) for member in members], case["form"])
+    members = [GANConfig(seed=m, width=case["width"], batch=case["batch"], noise_std=case["noise"]) for m in range(case["members"])]
+    return Population([TrainState(run_config(member, images), images, device) for member in members], case["form"])
 
 # %% ../nbs/15_bench.ipynb #35bb7997
 def cases(resolution, width, members, batch=100, forms=FUSED):
@@ -270,7 +270,7 @@ def time_case(case, device="cpu", least=3, budget=1.0):
     steps, warm, peak = (20, 2, Peak(device)) if device.type == "cuda" else (1, 1, Peak(device))
     try:
         runner = contender(case, device)
-        samples, first = timed(lambda: runner.advance(steps), device, least, budget, warm)
+        samples, first = timed(lambda: runner.train_steps(steps), device, least, budget, warm)
     except RuntimeError as error:
         return {"samples": [], "first": None, "memory": None, "note": f"failed: {str(error).splitlines()[0][:120]}"}
     return {"samples": [s / steps for s in samples], "first": first, "memory": peak.read(), "note": ""}

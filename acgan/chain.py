@@ -288,7 +288,7 @@ def kernel_environment(folder):
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"JUPYTER_PATH": str(folder), "JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(folder / "ipython"),
                          "ACGAN_HOME": str(home()), "ACGAN_HEADLESS": "1", "PYTHONPATH": os.pathsep.join(paths),
-                         "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+                         "PYDEVD_DISABLE_FILE_VALIDATION": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 # %% ../nbs/13_chain.ipynb #eec9fdb5
 def failure(stage, executed, log):
@@ -528,7 +528,7 @@ def figure_html(record, folder):
     else:
         body = f'<p class="absent">The picture {html.escape(path.name)} is missing.</p>'
     numbers = flat(record["numbers"]) if record.get("numbers") else []
-    source = {key: record.get(key) for key in ("n", "seeds", "images", "seconds", "claims") if record.get(key) not in (None, [])}
+    source = {key: record.get(key) for key in ("n", "seeds", "images", "claims") if record.get(key) not in (None, [])}
     source = flat(source | {"file": f"{record['name']}.json"} | (record.get("provenance") or {}))
     folded = f"<details><summary>Numbers ({len(numbers)})</summary>{html_table(numbers, ['name', 'value'])}</details>" if numbers else ""
     return (f'<figure id="{html.escape(record["name"], quote=True)}"><h3>{title}</h3>{body}<figcaption>{html.escape(record["caption"])}</figcaption>'

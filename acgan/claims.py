@@ -268,18 +268,20 @@ def verdict(row, record):
     return GRADES[grade], "; ".join([outcome.why, *reasons])
 
 # %% ../nbs/11_claims.ipynb #96323ccc
-def record(label, claim, ours, evidence=None, interval=None, n=None, seeds=(), gate_met=False, scaled="", impossible="", note=""):
+def record(label, claim, ours, evidence=None, interval=None, n=None, seeds=(), gate_met=False, scaled="", impossible="", note="",
+           seconds=None):
     """Write figures/<label>/claims/<claim>.json; return 'claim: verdict (why)'.
 
     ours: what we measured, a number or a short text; evidence: the arguments of the claim's rule, or {'parts': {name: arguments}};
     seeds: of the trained runs; gate_met: data, resolution, classifier and n are the paper's, else `scaled` says what is not;
-    impossible: why this setting cannot measure the claim, instead of evidence."""
+    impossible: why this setting cannot measure the claim, instead of evidence; seconds: what it took, for the provenance alone."""
     rows = ledger()
     row = rows[choose(claim, rows, "claim")]
     if bool(impossible) == (evidence is not None):
         raise UserError(f"claim {claim} needs evidence, or the reason why it is impossible here")
     entry = plain({"claim": claim, "ours": ours, "evidence": evidence, "interval": interval, "n": n, "gate_met": bool(gate_met),
                    "seeds": [seeds] if isinstance(seeds, int) else list(seeds or []), "scaled": scaled, "impossible": impossible, "note": note})
+    entry |= {} if seconds is None else {"provenance": {"seconds": round(seconds, 1)}}
     word, why = verdict(row, entry)
     if interval is None and evidence is not None and not row["impossible"]:
         found = judge(row, entry["evidence"]).interval

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['UserError', 'choose', 'home', 'work_root', 'write_bytes', 'plain', 'write_json', 'read_json', 'atomic_folder',
-           'locked', 'fingerprint', 'derive_seed', 'generator', 'pick_device', 'precision', 'exact_math', 'progress',
-           'merge', 'own_images', 'profile_names', 'profile', 'commit', 'provenance']
+           'FolderInUse', 'locked', 'fingerprint', 'derive_seed', 'generator', 'pick_device', 'precision', 'exact_math',
+           'deterministic', 'one_thread', 'cores', 'progress', 'merge', 'own_images', 'profile_names', 'profile',
+           'commit', 'provenance']
 
 # %% ../nbs/00_config.ipynb #0f408634
 import contextlib
@@ -18,6 +19,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -133,10 +135,14 @@ def atomic_folder(path):
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
 
+# %% ../nbs/00_config.ipynb #8bcd5289
+class FolderInUse(UserError):
+    """Another process holds the folder. It may end, or be stopped; until then there is other work."""
+
 # %% ../nbs/00_config.ipynb #caf263f2
 @contextlib.contextmanager
 def locked(folder):
-    """Hold `folder` for this process alone; UserError when another process holds it. It is released when the process dies."""
+    """Hold `folder` for this process alone; FolderInUse when another process holds it. It is released when the process dies."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,10 +150,14 @@ def locked(folder):
     except OSError as error:
         raise UserError(f"cannot use {folder}: {error.strerror}") from None
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is using {folder}: wait for it to end, or stop it") from None
+        for patience in (*[0.05] * 4, 0):                                            # somebody may only be looking
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not patience:
+                    raise FolderInUse(f"another run is using {folder}: wait for it to end, or stop it") from None
+                time.sleep(patience)
         yield folder
 
 # %% ../nbs/00_config.ipynb #0e7056a7
@@ -204,6 +214,31 @@ def exact_math():
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
+# %% ../nbs/00_config.ipynb #3a8e36e2
+@contextlib.contextmanager
+def deterministic(threads=1):
+    """The context in which networks are trained: `threads` threads, and only algorithms that give the same bits each time."""
+    import torch
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+# %% ../nbs/00_config.ipynb #1cd30c63
+def one_thread():
+    """Let torch work with one thread in this process, so that measurements do not depend on the number of cores."""
+    import torch
+    torch.set_num_threads(1)
+
+# %% ../nbs/00_config.ipynb #c0re5a11
+def cores():
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 # %% ../nbs/00_config.ipynb #b53b4034
 def progress(iterable=None, desc=None, total=None):
     """A tqdm bar over `iterable`, silent when ACGAN_HEADLESS is set or nobody can see it."""
@@ -241,9 +276,14 @@ def profile_names():
 
 # %% ../nbs/00_config.ipynb #4f3b59ab
 def profile(name, dataset="", data_root=""):
-    """The profile `name` as a dictionary: `images` (arguments of data.load), `label` (folder below figures/), sizes, `stages`."""
-    choose(name, profile_names(), "profile")
-    text = yaml.safe_load((home() / "nbs" / "profiles" / f"{name}.yaml").read_text())
+    """The profile `name` as a dictionary: `images` (arguments of data.load), `label` (folder below figures/), sizes, `stages`.
+    `name`: one of nbs/profiles, or the path of a file that ends in .yaml."""
+    path = Path(name)
+    if path.suffix != ".yaml":
+        path = home() / "nbs" / "profiles" / f"{choose(name, profile_names(), 'profile')}.yaml"
+    elif not path.is_file():
+        raise UserError(f"there is no profile {path}")
+    name, text = path.stem, yaml.safe_load(path.read_text())
     parent = text.pop("extends", None)
     settings = merge(profile(parent), text) if parent else text
     settings = settings | {"profile": name, "label": name, "images": dict(settings["images"])}

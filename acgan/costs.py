@@ -26,7 +26,7 @@ from .data import ImageSet, split_images
 from .ensemble import named_members, part_of, parts_in
 from .losses import OBJECTIVES
 from .models import describe
-from .population import Member, Trainee, advance, build, question
+from .population import GANConfig, RunConfig, TrainState, build, filled, read_run_config, run_config, train_steps
 from .training import read_log, steps_in
 
 # %% ../nbs/14_costs.ipynb #704940eb
@@ -78,9 +78,9 @@ SHAPE = ("objective", "batch", "noise_std", "width", "width_d", "z_dim", "spec",
 @cache
 def facts(resolution, n_classes, shape):
     """For ((setting, value), ...): flop of a step, parameters of G and D, buffers (bytes), activations (bytes kept, in float32)."""
-    member = Member(**dict(shape))
+    member = GANConfig(**dict(shape))
     with torch.device("meta"):
-        G, D = build({"member": dict(shape), "classes": range(n_classes), "images": {"resolution": resolution}})
+        G, D = build(RunConfig(filled(member, resolution), tuple(range(n_classes)), {"resolution": resolution}))
         x, z = torch.zeros(member.batch, 3, resolution, resolution), torch.zeros(member.batch, G.z_dim)
         rows, c = (describe(G), describe(D)), torch.zeros(member.batch, dtype=torch.int64)
         d_step = kept_bytes(lambda: (D(x), D(x + 0)), D)
@@ -92,9 +92,9 @@ def facts(resolution, n_classes, shape):
 
 # %% ../nbs/14_costs.ipynb #41c955f8
 def facts_of(member, resolution, n_classes):
-    """`facts` of a Member whose image set has `n_classes` classes and `resolution` pixels."""
+    """`facts` of a GANConfig whose image set has `n_classes` classes and `resolution` pixels."""
     K = n_classes if member.classes is None else len(member.classes)
-    default = Member()
+    default = GANConfig()
     shape = tuple((name, getattr(member, name)) for name in SHAPE if getattr(member, name) != getattr(default, name))
     return facts(resolution, K, shape)
 
@@ -121,13 +121,14 @@ def machine(made):
 
 # %% ../nbs/14_costs.ipynb #63792d1e
 def read_run(folder):
-    """(question, provenance, steps, seconds a step) of a run's last session; None when there is none, or it cannot be read."""
+    """(RunConfig, provenance, steps, seconds a step) of a run's last session; None when there is none, or it cannot be read."""
     try:
-        about, sessions = read_json(folder / "config.json"), (folder / "sessions.jsonl").read_text().splitlines()
+        config = read_run_config(read_json(folder / "config.json"))
+        sessions = (folder / "sessions.jsonl").read_text().splitlines()
         last = json.loads(sessions[-1])
         lines = [line for line in read_log(folder) if line["step"] > max(last["checkpoints"] or [0])][1:]
         seconds = statistics.median(line["seconds"] / line["steps"] for line in lines)
-        return about, last["provenance"], sum(line["steps"] for line in lines), seconds
+        return config, last["provenance"], sum(line["steps"] for line in lines), seconds
     except (OSError, ValueError, KeyError, IndexError, UserError, TypeError):
         return None
 
@@ -136,13 +137,13 @@ def logged(device="cpu"):
     """{kind: {rate: FLOP a second, seconds: a step, by, text}} from the logs of runs on this device."""
     here, found, rank = provenance(device), {}, {}
     read = [read_run(path.parent) for path in sorted((work_root() / "runs").glob("*/config.json"))]
-    for about, made, steps, seconds in filter(None, read):
+    for config, made, steps, seconds in filter(None, read):
         if (made["device"], made["device_type"]) == (here["device"], here["device_type"]):
-            member, R = Member(**about["member"]), about["images"]["resolution"]
-            kind, worth = kind_of(member, R), (made["threads"] == here["threads"], steps)
+            member, R = config.gan, config.resolution
+            kind, worth = kind_of(member, R), (made["threads"] == 1, steps)
             if rank.get(kind, (False, 0)) < worth:
-                rank[kind], flop = worth, facts_of(member, R, len(about["classes"]))["flop"]
-                text = f"{steps:,} steps of run {about['id']} on {machine(made)}"
+                rank[kind], flop = worth, facts_of(member, R, len(config.classes))["flop"]
+                text = f"{steps:,} steps of run {config.id} on {machine(made)}"
                 found[kind] = {"rate": flop / seconds, "seconds": seconds, "by": "log", "text": text}
     return found
 
@@ -155,10 +156,10 @@ def timed(member, resolution, n_classes, device, limit=10.0, rate=1e10):
     small = replace(member, classes=None, batch=batch)
     pixels = torch.randint(256, (max(n_classes, 2 * batch), 3, resolution, resolution), dtype=torch.uint8, generator=generator(0, "timing"))
     images = ImageSet(pixels, torch.arange(len(pixels)) % n_classes, [f"{k:04d}" for k in range(n_classes)], "noise", "train", "noise")
-    t, began, took = Trainee(question(small, images), images, device), time.perf_counter(), []
+    t, began, took = TrainState(run_config(small, images), images, device), time.perf_counter(), []
     while len(took) < 2 or len(took) < 50 and time.perf_counter() - began < limit:
         start = time.perf_counter()
-        advance(t, 1).cpu()
+        train_steps(t, 1).cpu()
         took.append(time.perf_counter() - start)
     rate = facts_of(small, resolution, n_classes)["flop"] / statistics.median(took[1:])
     return {"rate": rate, "seconds": full / rate, "by": "timed", "text": f"{len(took) - 1} step(s) of batch {batch} timed now"}
@@ -218,7 +219,7 @@ class OtherSpeed:
 
 # %% ../nbs/14_costs.ipynb #37db05a3
 def members_in(settings, part):
-    """[(name, Member, key)] of a profile's part; equal keys are equal questions, asked for equally many steps."""
+    """[(name, GANConfig, key)] of a profile's part; equal keys are equal configs, asked for equally many steps."""
     p = part_of(settings, part)
     about = settings["images"] | p["images"]
     K = set_size(about)[0]
@@ -226,12 +227,13 @@ def members_in(settings, part):
     found = []
     for name, member in named_members(settings, part, [f"{k:05d}" for k in range(K)]).items():
         chosen = list(range(K) if member.classes is None else member.classes)
-        found.append((name, member, fingerprint(source, asdict(member) | {"classes": chosen}, p["steps"])))
+        settings_of = asdict(filled(member, about["resolution"])) | {"classes": chosen}
+        found.append((name, member, fingerprint(source, settings_of, p["steps"])))
     return found
 
 # %% ../nbs/14_costs.ipynb #4c3fe4be
 def made_of(settings, part):
-    """{index of a member of the part: its newest step on the disk, at most the part's}; empty when no such campaign was begun."""
+    """{index of a member of the part: its newest step on the disk, at most the part's}; empty when no such training was begun."""
     steps, root = part_of(settings, part)["steps"], work_root() / "runs"
     manifest = root / "ensembles" / f"{settings['label']}-{part}.json"
     listed = read_json(manifest) if manifest.is_file() else {"members": []}
@@ -243,7 +245,7 @@ def member_costs(settings, part, speed, seen):
     p = part_of(settings, part)
     about, made, rows = settings["images"] | p["images"], made_of(settings, part), []
     K, images, _ = set_size(about)
-    kept = len({*(k for k in p["keep"] if k < p["steps"]), p["steps"]})
+    kept = len({*(k for k in p["keep_checkpoints"] if k < p["steps"]), p["steps"]})
     for i, (name, member, key) in enumerate(members_in(settings, part)):
         R, mine, new = about["resolution"], K if member.classes is None else len(member.classes), key not in seen
         one, found = facts_of(member, R, K), speed.of(member, R, K)
@@ -336,10 +338,10 @@ def duration(seconds):
 
 # %% ../nbs/14_costs.ipynb #8b9dce4e
 def table_of(rows):
-    """The rows of `part_cost` as lines of text, at most 110 characters wide, the head first."""
+    """The rows of `part_cost` as lines of text, at most 120 characters wide, the head first."""
     def span(values):
         return f"{values[0]:,g}" + (f"-{values[-1]:,g}" if len(values) > 1 else "")
-    form = "{:<13}{:>8}{:>8}{:>7}{:>7}{:>8}{:>11}{:>11}{:>9}{:>9}{:>9}  {}"
+    form = "{:<21}{:>8}{:>8}{:>7}{:>7}{:>8}{:>11}{:>11}{:>9}{:>9}{:>9}  {}"
     lines = [form.format("part", "members", "classes", "pixels", "width", "steps", "GFLOP/step", "in all", "memory", "disk", "time", "by")]
     for row in rows:
         if "error" in row:

@@ -31,7 +31,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import avg_pool2d
 
-from .config import UserError, atomic_folder, choose, fingerprint, generator, progress, read_json, work_root, write_json
+from .config import (UserError, atomic_folder, choose, cores, fingerprint, generator, progress, read_json, work_root,
+                          write_json)
 
 # %% ../nbs/01_data.ipynb #cfa25f85
 def to_float(images):
@@ -278,9 +279,9 @@ def draw(s, v, resolution):
 
 # %% ../nbs/01_data.ipynb #0f232df4
 def in_order(work, items, desc, block=512):
-    """Yield work(item) for each of the list `items`, in order, by as many threads as torch uses, one torch thread in each."""
+    """Yield work(item) for each of the list `items`, in order, by a thread for each core, one torch thread in each."""
     threads = torch.get_num_threads()
-    pool, bar = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)), progress(desc=desc, total=len(items))
+    pool, bar = ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)), progress(desc=desc, total=len(items))
     try:
         with pool, bar:
             for i in range(0, len(items), block):
@@ -691,11 +692,12 @@ class Batches:
     """Endless batches of an ImageSet: next() -> (x float [B,3,R,R] in [-1,1], c int64 [B]), c relative to `classes`.
 
     `labelled`: the share of images that keep their label, see `hide_labels`; the others come with -1, or with
-    `unlabelled=False` not at all. `images` may already lie on `device`, so that members share one copy. state_dict() holds tensors only; after load_state_dict()
-    the batches go on with the same images in the same order.
+    `unlabelled=False` not at all. `stream` names the random order. `images` may already lie on `device`, so that members share
+    one copy. state_dict() holds tensors only; after load_state_dict() the batches go on with the same images in the same order.
+    UserError when no image is left.
     """
 
-    def __init__(self, images, classes=None, batch=100, seed=0, device="cpu", labelled=1.0, unlabelled=True):
+    def __init__(self, images, classes=None, batch=100, seed=0, device="cpu", labelled=1.0, unlabelled=True, stream="batches"):
         chosen = [class_index(images.classes, k, images.name) for k in (range(images.n_classes) if classes is None else classes)]
         relabel = torch.full((images.n_classes,), -1)
         relabel[chosen] = torch.arange(len(chosen))
@@ -705,7 +707,9 @@ class Batches:
         self.labels = self.labels if labelled == 1 else hide_labels(self.labels, labelled, seed)
         if not unlabelled:
             self.where, self.labels = self.where[self.labels >= 0], self.labels[self.labels >= 0]
-        self.batch, self.generator = whole(batch, 1, 10**6, "batch"), generator(seed, "batches", device=device)
+        if not len(self.where):
+            raise UserError(f"no image is left to train on: labelled={labelled} keeps no label of {images.name}")
+        self.batch, self.generator = whole(batch, 1, 10**6, "batch"), generator(seed, stream, device=device)
         self.order, self.position = self.shuffled(), 0
 
     def shuffled(self):

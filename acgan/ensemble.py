@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'members_of', 'grid', 'Ensemble', 'train_ensemble', 'open_ensemble', 'part_of', 'parts_in', 'named_members',
-           'part_images', 'campaign', 'restarts', 'fit_counts', 'select_best', 'against_base']
+           'part_images', 'train_part', 'restarts', 'fit_counts', 'select_best', 'against_base']
 
 # %% ../nbs/06_ensemble.ipynb #a7d9b0ec
 import math
@@ -18,19 +18,19 @@ from scipy import stats
 
 from .config import UserError, choose, derive_seed, fingerprint, pick_device, read_json, work_root, write_json
 from .data import ImageSet, class_index, class_splits, load
-from .population import Member, question
+from .population import GANConfig, run_config
 from .training import check_schedule, generate, open_run, steps_in, train
 
 # %% ../nbs/06_ensemble.ipynb #ed5fef61
 def members_of(splits, base=None):
-    """A Member for each tuple of class indices in `splits`, otherwise like `base`, each with a seed of its own."""
-    base = base or Member()
+    """A GANConfig for each tuple of class indices in `splits`, otherwise like `base`, each with a seed of its own."""
+    base = base or GANConfig()
     return [replace(base, classes=tuple(split), seed=derive_seed(base.seed, "member", i) % 2**31) for i, split in enumerate(splits)]
 
 # %% ../nbs/06_ensemble.ipynb #ec3f18d4
 def grid(base=None, **axes):
     """Members for every combination of the values in `axes`, in the order of itertools.product, otherwise like `base`."""
-    base, names = base or Member(), [f.name for f in fields(Member)]
+    base, names = base or GANConfig(), [f.name for f in fields(GANConfig)]
     for axis in axes:
         choose(axis, names, "setting of a member")
     return [replace(base, **dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
@@ -45,12 +45,12 @@ class Ensemble:
         self.classes = list(classes) if classes is not None else sorted(known)
         self.missing = [name for name in self.classes if name not in known]
         self._networks = {}
-        if len({run.about["images"]["resolution"] for run in self.runs}) > 1:
+        if len({run.config.resolution for run in self.runs}) > 1:
             raise UserError("the runs of an ensemble make images of different sizes")
 
     @property
     def resolution(self):
-        return self.runs[0].about["images"]["resolution"]
+        return self.runs[0].config.resolution
 
     def owner(self, c):
         """(run, label inside that run) for class c, a name or an index into `classes`. UserError when it has no trained member."""
@@ -88,10 +88,10 @@ def train_ensemble(name, members, images, steps, out=None, device="auto", only=N
     Writes the manifest out/'ensembles'/name.json first (default out: work_root()/'runs'). `only`: positions of the members to train
     now; the manifest lists all of them, the Ensemble holds these. `how`: further arguments of `train`."""
     check_schedule(steps, **{key: how[key] for key in ("log_every", "checkpoint_every") if key in how})
-    device, listed = pick_device(device), [question(m, images) for m in members]
+    device, listed = pick_device(device), [run_config(m, images) for m in members]
     root = Path(out) if out else work_root() / "runs"
     write_json(root / "ensembles" / f"{name}.json",
-               {"classes": images.classes, "steps": steps, "members": [{"run": q["id"], "classes": q["classes"]} for q in listed]})
+               {"classes": images.classes, "steps": steps, "members": [{"run": q.id, "classes": list(q.classes)} for q in listed]})
     chosen = members if only is None else [members[i] for i in only]
     return Ensemble(train(chosen, images, steps, out=root, device=device, **how), images.classes, device)
 
@@ -110,8 +110,8 @@ def open_ensemble(name, out=None, device="auto", partial=False):
     return Ensemble(runs, manifest["classes"], device)
 
 # %% ../nbs/06_ensemble.ipynb #9b04e127
-PART = {"steps": 100, "member": {}, "images": {}, "split": None, "how": "contiguous", "counts": None, "axes": {}, "variants": {},
-        "restarts": 1, "keep": (), "log_every": 50, "checkpoint_every": 500, "probe_every": None,
+PART = {"steps": 100, "gan": {}, "images": {}, "classes_per_member": None, "split_strategy": "contiguous", "class_counts": None, "axes": {}, "variants": {},
+        "n_seeds": 1, "keep_checkpoints": (), "log_every": 50, "checkpoint_every": 500, "probe_every": None,
         "probe": {}}
 
 
@@ -119,10 +119,10 @@ def part_of(settings, part):
     """The settings of a profile's part with defaults filled in. UserError for a part or a key that does not exist."""
     if not isinstance(settings.get(part), dict):
         raise UserError(f"profile {settings.get('profile')!r} trains no {part!r}")
-    given, names = PART | settings[part], [f.name for f in fields(Member)]
+    given, names = PART | settings[part], [f.name for f in fields(GANConfig)]
     for key in settings[part]:
         choose(key, PART, f"key of {part!r} in the profile")
-    for key in [*given["member"], *given["axes"], *(name for variant in given["variants"].values() for name in variant or ())]:
+    for key in [*given["gan"], *given["axes"], *(name for variant in given["variants"].values() for name in variant or ())]:
         choose(key, names, f"setting of a member in {part!r} of the profile")
     return given
 
@@ -133,24 +133,24 @@ def parts_in(settings):
 
 # %% ../nbs/06_ensemble.ipynb #9880f0f6
 def named_members(settings, part, classes):
-    """{name: Member} of a profile's `part` for a set with these class names, in a fixed order."""
+    """{name: GANConfig} of a profile's `part` for a set with these class names, in a fixed order."""
     p = part_of(settings, part)
-    base = Member(**p["member"])
+    base = GANConfig(**p["gan"])
     named = {part: base}
-    if p["split"]:
-        splits = class_splits(classes, min(p["split"], len(classes)), p["how"], base.seed)
+    if p["classes_per_member"]:
+        splits = class_splits(classes, min(p["classes_per_member"], len(classes)), p["split_strategy"], base.seed)
         named = {f"split {i}": m for i, m in enumerate(members_of(splits, base), 1)}
-    if p["counts"]:
-        wrong = [n for n in p["counts"] if not 1 <= n <= len(classes)]
+    if p["class_counts"]:
+        wrong = [n for n in p["class_counts"] if not 1 <= n <= len(classes)]
         if wrong:
             raise UserError(f"{part!r} of the profile asks for {wrong[0]} classes; the image set has {len(classes)}")
-        named = {f"{n} classes": replace(base, classes=tuple(range(n))) for n in p["counts"]}
+        named = {f"{n} classes": replace(base, classes=tuple(range(n))) for n in p["class_counts"]}
     if p["axes"]:
         cells = product(*p["axes"].values())
         named = {", ".join(f"{a}={v}" for a, v in zip(p["axes"], cell)): m for cell, m in zip(cells, grid(base, **p["axes"]))}
     if p["variants"]:
         named = {name: replace(m, **(change or {})) for m in named.values() for name, change in p["variants"].items()}
-    seeds = [None, *(f"restart {r}" for r in range(2, p["restarts"] + 1))]
+    seeds = [None, *(f"restart {r}" for r in range(2, p["n_seeds"] + 1))]
     return {f"{name}, {seed}" if seed else name: replace(m, seed=derive_seed(m.seed, seed) % 2**31) if seed else m
             for name, m in named.items() for seed in seeds}
 
@@ -160,12 +160,12 @@ def part_images(settings, part="model", split="train"):
     return load(**settings["images"] | part_of(settings, part)["images"], split=split)
 
 # %% ../nbs/06_ensemble.ipynb #8ce57ae1
-def campaign(settings, images, part="model", device="auto", probe=None, out=None, only=None, **how):
+def train_part(settings, images, part="model", device="auto", probe=None, out=None, only=None, **how):
     """Train, resume or just open what a profile's `part` describes; returns its Ensemble over the classes of `images`.
 
     `only`: positions in `named_members` to train now, default all. `how`: further arguments of `train`, which win over the part's."""
     p, named = part_of(settings, part), named_members(settings, part, images.classes)
-    how = {key: p[key] for key in ("log_every", "checkpoint_every", "probe_every")} | {"keep": tuple(p["keep"])} | how
+    how = {key: p[key] for key in ("log_every", "checkpoint_every", "probe_every")} | {"keep_steps": tuple(p["keep_checkpoints"])} | how
     E = train_ensemble(f"{settings['label']}-{part}", list(named.values()), images, p["steps"], out=out, device=device, only=only,
                        probe=probe, **how)
     E.names = [name for i, name in enumerate(named) if only is None or i in only]
@@ -173,7 +173,7 @@ def campaign(settings, images, part="model", device="auto", probe=None, out=None
 
 # %% ../nbs/06_ensemble.ipynb #22ec6429
 def restarts(E):
-    """{name of the setting: [its runs, first start first]} of an Ensemble from `campaign`."""
+    """{name of the setting: [its runs, first start first]} of an Ensemble from `train_part`."""
     groups = {}
     for name, run in zip(E.names, E.runs, strict=True):
         groups.setdefault(re.sub(r", restart \d+$", "", name), []).append(run)

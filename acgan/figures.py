@@ -235,11 +235,12 @@ def write_record(kind, name, label, caption, numbers, n, seeds, claims=(), prove
     """Write figures/<label>/<name>.json and return the full caption. `images`: the image set, or its fingerprint, or None."""
     full = f"{caption.strip().rstrip('.')}. {signature(n, seeds, label)}"
     data = {"name": getattr(images, "name", None), "fingerprint": getattr(images, "fingerprint", images)}
+    made = (provenance or config.provenance()) | ({} if seconds is None else {"seconds": round(seconds, 1)})
     write_json(figure_folder(label, name) / f"{name}.json", blank({
         "kind": kind, "name": name, "title": title or name.replace("-", " ").replace("_", " ").capitalize(), "caption": full,
         "numbers": numbers, "n": n, "seeds": [seeds] if isinstance(seeds, int) else list(seeds or []), "label": label,
-        "claims": list(claims), "images": data if images is not None else None, "seconds": seconds,
-        "stage": os.environ.get("ACGAN_STAGE"), "order": next(_saved), "provenance": provenance or config.provenance(), **more}))
+        "claims": list(claims), "images": data if images is not None else None,
+        "stage": os.environ.get("ACGAN_STAGE"), "order": next(_saved), "provenance": made, **more}))
     return full
 
 # %% ../nbs/12_figures.ipynb #aa9625ee

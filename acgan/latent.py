@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['interpolate', 'paths', 'step_lengths', 'roughness', 'fixed_z', 'layout', 'layout_kept', 'directions', 'traverse',
-           'diversity_probe', 'collapsed', 'collapsed_since', 'modes_reached', 'knn_entropy', 'contrast_jitter',
-           'memorised']
+           'collapsed', 'collapsed_since', 'modes_reached', 'knn_entropy', 'contrast_jitter', 'memorised']
 
 # %% ../nbs/10_latent.ipynb #bc4f0ca8
 import itertools
@@ -17,7 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from .config import UserError, generator
-from .similarity import mean_ms_ssim, nearest
+from .models import draw_z
+from .similarity import nearest
 from .training import generate
 
 # %% ../nbs/10_latent.ipynb #a0ba79f8
@@ -32,7 +32,7 @@ def interpolate(z_0, z_1, steps=9):
 def paths(G, c, steps=9, seed=0):
     """Interpolations inside classes c int64 [B]: uint8 [B,steps,3,R,R]. The ends are drawn from N(0, 1) with `seed`."""
     c = torch.as_tensor(c, dtype=torch.int64)
-    ends = torch.randn(2, len(c), G.z_dim, generator=generator(seed, "paths"))
+    ends = draw_z(G, 2 * len(c), generator(seed, "paths")).view(2, len(c), -1)
     z = interpolate(ends[0], ends[1], steps).flatten(0, 1)
     return generate(G, c.repeat_interleave(steps), z=z).unflatten(0, (len(c), steps))
 
@@ -60,7 +60,7 @@ def roughness(images, c):
 # %% ../nbs/10_latent.ipynb #dac84ff8
 def fixed_z(G, n, classes, seed=0):
     """Images uint8 [n,K,3,R,R]: row i has the i-th noise vector from `seed`, column k the class classes[k] (a label of G)."""
-    z = torch.randn(n, G.z_dim, generator=generator(seed, "fixed z"))
+    z = draw_z(G, n, generator(seed, "fixed z"))
     c = torch.as_tensor(list(classes), dtype=torch.int64)
     return generate(G, c.repeat(n), z=z.repeat_interleave(len(c), 0)).unflatten(0, (n, len(c)))
 
@@ -89,7 +89,7 @@ def directions(G, c, n=1000, k=5, seed=0):
     and the share of the layout's variance along each. UserError unless n > 2 z_dim and k <= z_dim."""
     if n <= 2 * G.z_dim or k > G.z_dim:
         raise UserError(f"{k} directions of {G.z_dim} dimensions need k <= z_dim and more than {2 * G.z_dim} samples, not {n}")
-    z = torch.randn(n, G.z_dim, generator=generator(seed, "directions"))
+    z = draw_z(G, n, generator(seed, "directions"))
     x = generate(G, torch.full((n,), int(c)), z=z).double()
     y, z = F.adaptive_avg_pool2d(x, 8).flatten(1), z.double()
     y, z = y - y.mean(0), z - z.mean(0)
@@ -100,21 +100,11 @@ def directions(G, c, n=1000, k=5, seed=0):
 # %% ../nbs/10_latent.ipynb #91ef1de9
 def traverse(G, c, V, steps=7, reach=3.0, seed=0):
     """Images uint8 [k,steps,3,R,R] of class c: row i moves one noise vector from `seed` along V[i] from -reach to reach."""
-    z = torch.randn(1, G.z_dim, generator=generator(seed, "traverse"))
+    z = draw_z(G, 1, generator(seed, "traverse"))
     t = torch.linspace(-reach, reach, steps)[None, :, None]
     rest = z - (z @ V.T).T * V                                                          # k,z_dim: z without its part along V[i]
     path = rest[:, None] + t * V[:, None]
     return generate(G, torch.full((len(V) * steps,), int(c)), z=path.flatten(0, 1)).unflatten(0, (len(V), steps))
-
-# %% ../nbs/10_latent.ipynb #d2455e7b
-def diversity_probe(per_class=40, pairs=100, seed=0):
-    """A probe for `training.train`: probe(G, classes) -> {'ms_ssim': {class name: mean MS-SSIM}} over `pairs` pairs of `per_class`
-    samples of each class."""
-    def probe(G, classes):
-        labels = torch.arange(len(classes)).repeat_interleave(per_class)
-        scores = mean_ms_ssim(generate(G, labels, seed=seed), labels, pairs=pairs, seed=seed)
-        return {"ms_ssim": {classes[k]: round(mean, 6) for k, (mean, _) in scores.items()}}
-    return probe
 
 # %% ../nbs/10_latent.ipynb #1bd1dd3a
 def collapsed(ms_ssim, real, above=0.25, times=1.5):

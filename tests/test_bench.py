@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acgan import bench
 from acgan.config import UserError
-from acgan.population import Member, Population, Trainee, question
+from acgan.population import GANConfig, Population, TrainState, run_config
 
 TINY = {"training": [[32, 0.05, [1, 2]]], "forms": ["loop", "grouped"], "rounds": 1, "least": 2, "budget": 0, "batch": 8,
         "sizes": [64], "copy": 2**20, "side": 32, "pairs": 3, "class_images": 4, "l1": [[8, 2, 30]], "rows": 200, "columns": 10}
@@ -43,11 +43,11 @@ def test_step_counts_are_those_of_pytorch(resolution, width):
     so its own count is a little higher there; the tables count the layer as the paper has it."""
     images = bench.noise_images(resolution, 40)
     with FlopCounterMode(display=False) as eager:
-        bench.Eager(images, width, batch=10).advance(1)
+        bench.Eager(images, width, batch=10).train_steps(1)
     assert eager.get_total_flops() == pytest.approx(bench.step_flops(resolution, width, 10, fresh=False, frozen=False), rel=1e-6)
-    many = Population([Trainee(question(Member(width=width, batch=10, noise_std=0.0), images), images)])
+    many = Population([TrainState(run_config(GANConfig(width=width, batch=10, noise_std=0.0), images), images)])
     with FlopCounterMode(display=False) as ours:
-        many.advance(1)
+        many.train_steps(1)
     assert bench.step_flops(resolution, width, 10) <= 1.001 * ours.get_total_flops() < 1.3 * bench.step_flops(resolution, width, 10)
 
 
@@ -56,7 +56,7 @@ def test_plain_loop_learns():
     images = bench.noise_images(32, 40)
     images.images[:] = (25 * images.labels).to(torch.uint8)[:, None, None, None]
     torch.manual_seed(0)
-    losses = [d for d, _ in bench.Eager(images, 0.1, batch=20).advance(120)]
+    losses = [d for d, _ in bench.Eager(images, 0.1, batch=20).train_steps(120)]
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
@@ -121,7 +121,7 @@ def test_missing_libraries_are_named(monkeypatch):
 
 def test_a_failing_case_is_a_row(monkeypatch):
     class Broken:
-        def advance(self, n):
+        def train_steps(self, n):
             raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate everything\nmore")
 
     monkeypatch.setattr(bench, "contender", lambda case, device: Broken())

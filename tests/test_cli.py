@@ -54,8 +54,8 @@ def small(tmp_path, monkeypatch):
     (tmp_path / "nbs/profiles").mkdir(parents=True)
     (tmp_path / "nbs/profiles/small.yaml").write_text("""
 images: {name: blossoms, resolution: 32, n_classes: 4, per_class: 30, root: null}
-pairs: {split: 2, steps: 4, log_every: 2, probe_every: 2, checkpoint_every: 2, member: {width: 0.05, batch: 8}}
-grid: {axes: {noise_std: [0.0, 0.1, 0.2]}, steps: 4, log_every: 1, checkpoint_every: 1, member: {width: 0.05, batch: 8}}
+pairs: {classes_per_member: 2, steps: 4, log_every: 2, probe_every: 2, checkpoint_every: 2, gan: {width: 0.05, batch: 8}}
+grid: {axes: {noise_std: [0.0, 0.1, 0.2]}, steps: 4, log_every: 1, checkpoint_every: 1, gan: {width: 0.05, batch: 8}}
 """)
     return ["train", "--profile", "small", "--device", "cpu"]
 
@@ -71,7 +71,7 @@ def test_a_part_in_slices_is_the_campaign_of_the_studies(small, tmp_path, capsys
     assert all("probe" in line for line in training.read_log(half.runs[0].folder)), "Figure 5 needs what the probe finds"
     assert cli.main([*small, "--part", "pairs", "--members", "1:1"]) == 0 and "trained: 2 of 2" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}
-    E = ensemble.campaign(settings, ensemble.part_images(settings, "pairs"), "pairs", device="cpu")
+    E = ensemble.train_part(settings, ensemble.part_images(settings, "pairs"), "pairs", device="cpu")
     assert E.missing == [] and before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}, "trained again"
     for wrong, message in (("3", "--members 3 is not within 1:2"), ("x", "cannot read --members 'x'")):
         assert cli.main([*small, "--part", "pairs", "--members", wrong]) == 2 and message in capsys.readouterr().err

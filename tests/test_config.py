@@ -28,7 +28,7 @@ def test_a_profile_trains_what_can_be_trained(name):
         find_spec(about["resolution"])
         members = members_in(settings, part)
         assert len({key for _, _, key in members}) == len(members), f"{part}: a member twice"
-        assert isinstance(p["steps"], int) and all(isinstance(k, int) and 0 < k < p["steps"] for k in p["keep"]), f"{part}: {p['keep']}"
+        assert isinstance(p["steps"], int) and all(isinstance(k, int) and 0 < k < p["steps"] for k in p["keep_checkpoints"]), f"{part}: {p['keep']}"
         assert all(max(m.classes or (0,)) < set_size(about)[0] for _, m, _ in members)
     order = (settings.get("plan") or {}).get("order", [])
     assert set(order) <= set(parts) and len(order) == len(set(order))
@@ -63,9 +63,9 @@ def test_extends_and_errors(tmp_path, monkeypatch):
     monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
     folder = tmp_path / "nbs" / "profiles"
     folder.mkdir(parents=True)
-    (folder / "a.yaml").write_text(yaml.safe_dump({"images": {"name": "blossoms"}, "model": {"steps": 5, "member": {"width": 0.1}}}))
+    (folder / "a.yaml").write_text(yaml.safe_dump({"images": {"name": "blossoms"}, "model": {"steps": 5, "gan": {"width": 0.1}}}))
     (folder / "b.yaml").write_text(yaml.safe_dump({"extends": "a", "model": {"steps": 9}}))
-    assert config.profile("b")["model"] == {"steps": 9, "member": {"width": 0.1}}
+    assert config.profile("b")["model"] == {"steps": 9, "gan": {"width": 0.1}}
     with pytest.raises(UserError, match="unknown profile 'c': choose one of a, b"):
         config.profile("c")
     monkeypatch.setenv("ACGAN_HOME", str(tmp_path / "none"))

@@ -11,7 +11,7 @@ import yaml
 from acgan import claims
 from acgan.classifiers import accuracy_by_resolution, by_class, correct, of_discriminator, sign_flip, train_resnet20
 from acgan.data import ImageSet, load
-from acgan.population import Member, Trainee, advance, question
+from acgan.population import GANConfig, TrainState, train_steps, run_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (4, 8, 16, 32, 64)
@@ -77,8 +77,8 @@ def test_more_labels_help_a_supervised_discriminator(sets):
     member = {"width": 0.05, "width_d": 0.125, "batch": 16, "z_dim": 10, "lr_d": 1e-3, "dropout": 0.0, "noise_std": 0.0}
     found = {}
     for share in (0.01, 1.0):
-        t = Trainee(question(Member(objective="classifier", labelled=share, **member), sets[0]), sets[0])
-        advance(t, 60)
+        t = TrainState(run_config(GANConfig(objective="classifier", labelled=share, **member), sets[0]), sets[0])
+        train_steps(t, 60)
         found[share] = correct(of_discriminator(t.D, sets[0].classes, sets[0].images, "cpu"), sets[1]).double().mean().item()
     assert found[1.0] > found[0.01] + 0.1 and found[1.0] > 0.6, found
 
@@ -101,12 +101,12 @@ def study(name, where, monkeypatch, tmp_path, profile, **parameters):
 
 TINY = {"width": 0.03, "width_d": 0.05, "z_dim": 4, "batch": 4, "dropout": 0.0, "noise_std": 0.0}
 PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per_class": 8, "root": None},
-           "model": {"steps": 2, "member": TINY}, "classifier": {"name": "resnet20", "epochs": 1, "width": 0.25, "batch": 8}, "stages": {}}
+           "model": {"steps": 2, "gan": TINY}, "classifier": {"name": "resnet20", "epochs": 1, "width": 0.25, "batch": 8}, "stages": {}}
 
 
 @pytest.mark.parametrize("sizes", ["two", "one"])
 def test_study_of_discriminability(sizes, monkeypatch, tmp_path, capsys):
-    high = {"high": {"steps": 2, "images": {"resolution": 64}, "member": TINY}, "classifier_high": PROFILE["classifier"]}
+    high = {"full_res": {"steps": 2, "images": {"resolution": 64}, "gan": TINY}, "classifier_full_res": PROFILE["classifier"]}
     names = study("03_discriminability", "odena2017", monkeypatch, tmp_path, PROFILE | (high if sizes == "two" else {}), per_class=5, subsets=5)
     folder = tmp_path / "figures" / "tiny"
     made = claims.records("tiny")
@@ -122,8 +122,8 @@ def test_study_of_discriminability(sizes, monkeypatch, tmp_path, capsys):
 
 
 def test_study_of_semi_supervised_learning(monkeypatch, tmp_path, capsys):
-    semi = {"steps": 2, "axes": {"labelled": [0.25, 1.0], "objective": ["acgan", "classifier"]}, "restarts": 2, "member": TINY}
-    names = study("12_semi_supervised", "odena2017", monkeypatch, tmp_path, PROFILE | {"semi": semi}, per_class=5, score_n=4)
+    semi = {"steps": 2, "axes": {"labelled": [0.25, 1.0], "objective": ["acgan", "classifier"]}, "n_seeds": 2, "gan": TINY}
+    names = study("12_semi_supervised", "odena2017", monkeypatch, tmp_path, PROFILE | {"semi_supervised": semi}, per_class=5, score_n=4)
     made, folder = claims.records("tiny"), tmp_path / "figures" / "tiny"
     assert set(made) == {"acgan-5-c", "acgan-5-d"} and names["counts"] == [6, 24]
     assert list(made["acgan-5-c"]["evidence"]["parts"]) == ["6 labels"]                           # all labels: nothing is missing

@@ -74,10 +74,10 @@ def test_counts_fit_the_set(counts, classes, expected):
 
 
 def test_restarts_are_collected_under_their_settings_name():
-    part = {"steps": 1, "restarts": 2, "axes": {"lr_g": [1e-4, 2e-4], "noise_std": [0.0, 0.1]}}
+    part = {"steps": 1, "n_seeds": 2, "axes": {"lr_g": [1e-4, 2e-4], "noise_std": [0.0, 0.1]}}
     settings = {"label": "t", "profile": "t", "grid": part}
     named = named_members(settings, "grid", ["a", "b"])
-    E = type("Campaign", (), {"names": list(named), "runs": list(named.values())})
+    E = type("RunSession", (), {"names": list(named), "runs": list(named.values())})
     groups = restarts(E)
     assert len(groups) == 4 and all(len(members) == 2 for members in groups.values())
     assert [m.lr_g for m in groups["lr_g=0.0001, noise_std=0.1"]] == [1e-4, 1e-4]

@@ -1,4 +1,4 @@
-"""Many at once is one at a time: every fused form against the plain loop, in any company, across checkpoints, groups and time."""
+"""Many at once is one at a time: every fused backend against the plain loop, in any company, across checkpoints, groups and time."""
 import contextlib
 import gc
 import weakref
@@ -13,15 +13,16 @@ import acgan.population
 import acgan.training
 from acgan.config import UserError
 from acgan.data import load
-from acgan.models import Drawn
-from acgan.population import (FORMS, METRICS, OPS, Fused, Member, Population, Replay, Trainee, advance, discriminator_step, fastest_form,
-                              generator_step, groups_that_fit, member_bytes, question, upcoming)
-from acgan.training import OutOfTime, read_log, restore, state_of, steps_in, train
+from acgan.models import NoiseTape
+from acgan.population import (BACKENDS, METRICS, OPS, BatchedTrainer, CUDAGraphRunner, GANConfig, Population, TrainState,
+                              discriminator_step, fastest_backend, generator_step, groups_that_fit, member_bytes, next_batches,
+                              noise_spec, run_config, train_steps)
+from acgan.training import TimeBudgetExceeded, read_log, restore, state_dict, steps_in, train
 
-FUSED = FORMS[1:]
-BASE = Member(width=0.05, batch=8)
+FUSED = BACKENDS[1:]
+BASE = GANConfig(width=0.05, batch=8)
 TRIO = [replace(BASE, seed=1, classes=(0, 1)), replace(BASE, seed=2, classes=(1, 3), lr_g=1e-4, lr_d=3e-4, noise_std=0.0),
-        replace(BASE, seed=3, classes=(0, 3), noise_std=0.2, scale={"class": 2.0, "source_fake": 0.5}, labelled=0.5)]
+        replace(BASE, seed=3, classes=(0, 3), noise_std=0.2, loss_weights={"class": 2.0, "source_fake": 0.5}, labelled=0.5)]
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: recording and replaying steps cannot be tried without one")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,11 +45,11 @@ def double(monkeypatch):
 
 
 def made(images, members=TRIO, device="cpu"):
-    return [Trainee(question(m, images), images, device) for m in members]
+    return [TrainState(run_config(m, images), images, device) for m in members]
 
 
 def gap(a, b, whole=lambda name: True):
-    """The largest difference between the states of two trainees, relative to the size of each tensor, and its name."""
+    """The largest difference between the states of two states, relative to the size of each tensor, and its name."""
     worst = (0.0, "")
     for which in "GD":
         nets = getattr(a, which), getattr(b, which)
@@ -68,7 +69,10 @@ def matters(name):
 
 ARCHITECTURES = {"plain": {}, "am-gan": {"spec": "zhou2018-conditional", "objective": "amgan", "label_input": "cbn", "width": 0.02},
                  "report": {"spec": "tay2021-1", "label_input": "embedding"}, "input noise": {"noise_at": "input", "padding": "torch"},
-                 "classifier": {"objective": "classifier", "dropout": 0.0}, "dynamic": {"objective": "amgan-dynamic"}}
+                 "classifier": {"objective": "classifier", "dropout": 0.0}, "dynamic": {"objective": "amgan", "labels": "dynamic"},
+                 "shared batch norm": {"joint_bn": True, "ema": 0.9, "noise_dist": "uniform", "bn_eps": 1e-3, "bn_momentum": 0.01},
+                 "report's program": {"reuse_fakes": True, "class_loss": "linear", "lr_schedule": "linear", "lr_decay_steps": 30,
+                                      "z_dist": "uniform"}}
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")         # vmap has no rule for weight normalisation of its own
@@ -77,13 +81,13 @@ def test_every_form_makes_the_loops_numbers(images, double, name):
     """Float64: after 20 steps (4 for the variants) of members that differ in all they may, equal but for rounding."""
     members, n = [replace(m, **ARCHITECTURES[name]) for m in TRIO], 20 if name == "plain" else 4
     alone = made(images, members)
-    want = torch.stack([advance(t, n) for t in alone])
-    for form in FUSED:
-        many = Population(made(images, members), form, chunk=3)
-        got = many.advance(n)
-        assert got.shape == (3, n, len(METRICS)) and torch.allclose(got, want, rtol=1e-6), form
-        for t, reference in zip(many.trainees, alone, strict=True):
-            assert gap(reference, t)[0] < 1e-5 and gap(reference, t, matters)[0] < 1e-10, form
+    want = torch.stack([train_steps(t, n) for t in alone])
+    for backend in FUSED:
+        many = Population(made(images, members), backend, chunk=3)
+        got = many.train_steps(n)
+        assert got.shape == (3, n, len(METRICS)) and torch.allclose(got, want, rtol=1e-6), backend
+        for t, reference in zip(many.states, alone, strict=True):
+            assert gap(reference, t)[0] < 1e-5 and gap(reference, t, matters)[0] < 1e-10, backend
             assert torch.equal(t.rng.get_state(), reference.rng.get_state()) and t.step == reference.step == n
             remaining = [b.order[b.position:] for b in (t.batches, reference.batches)]
             assert torch.equal(*remaining) and torch.equal(t.batches.generator.get_state(), reference.batches.generator.get_state())
@@ -94,28 +98,30 @@ def test_float32_stays_within_one_part_in_100000(images):
     members = [replace(m, lr_g=m.lr_g / 20, lr_d=m.lr_d / 20, width=0.1) for m in TRIO]
     layers = {"G": ["each", "subpixel", "grouped", "batched"], "D": ["grouped", "each", "batched"] * 2 + ["each"]}
     alone = made(images, members)
-    want = torch.stack([advance(t, 20) for t in alone])[..., :6]
-    for form in ("vmap", "grouped", "batched", layers):
-        many = Population(made(images, members), form)
-        assert ((many.advance(20)[..., :6] - want).abs() <= 1e-5 * want.abs() + 1e-6).all(), form
-        for t, reference in zip(many.trainees, alone, strict=True):
-            assert gap(reference, t, lambda name: name.endswith("op.weight"))[0] < 1e-5 and gap(reference, t, matters)[0] < 1e-4, form
+    want = torch.stack([train_steps(t, 20) for t in alone])[..., :6]
+    for backend in ("vmap", "grouped", "batched", layers):
+        many = Population(made(images, members), backend)
+        assert ((many.train_steps(20)[..., :6] - want).abs() <= 1e-5 * want.abs() + 1e-6).all(), backend
+        for t, reference in zip(many.states, alone, strict=True):
+            assert gap(reference, t, lambda name: name.endswith("op.weight"))[0] < 1e-5 and gap(reference, t, matters)[0] < 1e-4, backend
 
 
 def test_every_form_runs_in_bfloat16_as_on_a_gpu(images, monkeypatch):
     """Autocast and noise drawn at once, the GPU's way, on a CPU: the types fit, weights stay float32, the loop's losses to 2 %."""
-    draw_ahead = acgan.population.Ahead.__init__
+    draw_ahead = acgan.population.NoiseSampler.__init__
     monkeypatch.setattr(acgan.population, "precision", lambda device: torch.autocast("cpu", dtype=torch.bfloat16))
-    monkeypatch.setattr(acgan.population.Ahead, "__init__", lambda self, *args: draw_ahead(self, *args, at_once=True))
-    monkeypatch.setattr(Trainee, "noise", lambda t: Drawn([[n[0] for n in entry] for entry in t.ahead.draw([t.rng])]))
+    monkeypatch.setattr(acgan.population.NoiseSampler, "__init__", lambda self, *args: draw_ahead(self, *args, at_once=True))
+    draw = lambda t, n: acgan.population.NoiseSampler([noise_spec(t.D)], n, t.device, torch.bfloat16).draw([t.rng])
+    monkeypatch.setattr(TrainState, "noise", lambda t, n: NoiseTape([[numbers[0] for numbers in entry] for entry in draw(t, n)]))
     alone = made(images)
-    want = torch.stack([advance(t, 3) for t in alone])
-    for form in FUSED:
-        many = Population(made(images), form)
-        assert many.fused.ahead.dtype == torch.bfloat16
-        assert torch.allclose(many.advance(3)[..., :6], want[..., :6], rtol=0.02, atol=0.01), form
-        assert all(p.dtype == torch.float32 for t in many.trainees for p in t.D.parameters())
-        assert all(torch.equal(t.rng.get_state(), reference.rng.get_state()) for t, reference in zip(many.trainees, alone, strict=True))
+    want = torch.stack([train_steps(t, 3) for t in alone])
+    for backend in FUSED:
+        many = Population(made(images), backend)
+        got = many.train_steps(3)
+        assert many.fused.samplers[8].dtype == torch.bfloat16
+        assert torch.allclose(got[..., :6], want[..., :6], rtol=0.02, atol=0.01), backend
+        assert all(p.dtype == torch.float32 for t in many.states for p in t.D.parameters())
+        assert all(torch.equal(t.rng.get_state(), reference.rng.get_state()) for t, reference in zip(many.states, alone, strict=True))
 
 
 class NoWaiting(TorchDispatchMode):
@@ -127,13 +133,14 @@ class NoWaiting(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_step_never_waits_for_the_device(images, monkeypatch, form):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_never_waits_for_the_device(images, monkeypatch, backend):
     monkeypatch.setattr(torch.nn.functional, "one_hot", lambda c, n: (c[..., None] == torch.arange(n)).long())   # on a CPU it looks
-    many = Population(made(images), form)
-    for t in many.trainees:
-        monkeypatch.setattr(t, "noise", lambda t=t: Drawn([[n[0] for n in entry] for entry in t.ahead.draw([t.rng])]))
-    rows, labels = (torch.stack(part, 1) for part in zip(*(upcoming(t.batches, 2) for t in many.trainees), strict=True))
+    many = Population(made(images), backend)
+    for t in many.states:
+        sampler = acgan.population.NoiseSampler([noise_spec(t.D)], t.gan.batch)
+        monkeypatch.setattr(t, "noise", lambda n, t=t, s=sampler: NoiseTape([[x[0] for x in entry] for entry in s.draw([t.rng])]))
+    rows, labels = (torch.stack(part, 1) for part in zip(*(next_batches(t.batches, 2) for t in many.states), strict=True))
     many.work(rows, labels)
     with NoWaiting():
         assert many.work(rows, labels).shape == (2, 3, len(METRICS))
@@ -143,43 +150,43 @@ def test_company_changes_nothing(images, double):
     """A member in three populations, one of which holds a member whose numbers explode."""
     wild, results = replace(BASE, seed=9, classes=(1, 2), lr_d=1e300, lr_g=1e300), []
     for company in ([TRIO[2]], [TRIO[0], TRIO[2], TRIO[1]], [TRIO[2], wild]):
-        trainees = made(images, company)
-        Population(trainees, "grouped").advance(5)
-        results.append(trainees[company.index(TRIO[2])])
-    assert not all(p.isfinite().all() for p in trainees[1].D.parameters())
+        states = made(images, company)
+        Population(states, "grouped").train_steps(5)
+        results.append(states[company.index(TRIO[2])])
+    assert not all(p.isfinite().all() for p in states[1].D.parameters())
     assert gap(results[0], results[1], matters)[0] < 1e-13 and gap(results[0], results[2], matters)[0] < 1e-13
 
 
 def test_on_a_cpu_the_loop_gives_the_same_bits_in_any_company(images):
     alone, many = made(images)[1], Population(made(images))
-    want = torch.cat([advance(alone, 3), advance(alone, 2)])
-    assert many.form == "loop" and torch.equal(torch.cat([many.advance(4), many.advance(1)], 1)[1], want)
-    assert all(torch.equal(a, b) for a, b in zip(state_of(alone).values(), state_of(many.trainees[1]).values(), strict=True))
+    want = torch.cat([train_steps(alone, 3), train_steps(alone, 2)])
+    assert many.backend == "loop" and torch.equal(torch.cat([many.train_steps(4), many.train_steps(1)], 1)[1], want)
+    assert all(torch.equal(a, b) for a, b in zip(state_dict(alone).values(), state_dict(many.states[1]).values(), strict=True))
 
 
 def test_states_pass_between_the_loop_and_fused_groups(images, double):
     """Loop, fused, loop again, each from the other's checkpoint; and a state put back into a group that is under way."""
     reference, t = made(images)[2], made(images)[2]
-    advance(reference, 9)
-    advance(t, 3)
+    train_steps(reference, 9)
+    train_steps(t, 3)
     group = made(images)
-    restore(group[2], state_of(t))
+    restore(group[2], state_dict(t))
     group[0].step = group[1].step = 3
     many = Population(group, "grouped")
-    many.advance(3)
-    last = restore(made(images)[2], state_of(group[2]))
-    advance(last, 3)
+    many.train_steps(3)
+    last = restore(made(images)[2], state_dict(group[2]))
+    train_steps(last, 3)
     assert gap(reference, last, matters)[0] < 1e-12 and last.step == 9
-    advance(group[2], 1)                                                  # alone, inside its group
-    restore(group[2], state_of(t))
-    many.advance(3)
-    advance(group[2], 3)
+    train_steps(group[2], 1)                                                  # alone, inside its group
+    restore(group[2], state_dict(t))
+    many.train_steps(3)
+    train_steps(group[2], 3)
     assert gap(reference, group[2], matters)[0] < 1e-12
 
 
-@pytest.mark.parametrize("form", ["grouped", "vmap"])
-def test_fused_runs_resume_to_the_same_bits(images, tmp_path, form):
-    how = {"log_every": 2, "checkpoint_every": 2, "device": "cpu", "form": form}
+@pytest.mark.parametrize("backend", ["grouped", "vmap"])
+def test_fused_runs_resume_to_the_same_bits(images, tmp_path, backend):
+    how = {"log_every": 2, "checkpoint_every": 2, "device": "cpu", "backend": backend}
     straight = train(TRIO, images, 6, out=tmp_path / "straight", **how)
     train(TRIO, images, 4, out=tmp_path / "pieces", **how)
     pieces = train(TRIO, images, 6, out=tmp_path / "pieces", **how)
@@ -187,14 +194,14 @@ def test_fused_runs_resume_to_the_same_bits(images, tmp_path, form):
         tensors = [net.state_dict() for run in (a, b) for net in run.networks()]
         assert all(torch.equal(tensors[i][key], tensors[i + 2][key]) for i in range(2) for key in tensors[i])
         assert [[line[m] for m in METRICS] for line in a.log()] == [[line[m] for m in METRICS] for line in b.log()]
-    mixed = train(TRIO, images, 8, out=tmp_path / "pieces", **how | {"form": "loop"})          # and the loop takes over
+    mixed = train(TRIO, images, 8, out=tmp_path / "pieces", **how | {"backend": "loop"})          # and the loop takes over
     assert [line["step"] for line in mixed[0].log()] == [2, 4, 6, 8]
 
 
 def test_a_group_with_members_at_different_steps_logs_and_saves_as_if_alone(images, tmp_path):
-    how = {"log_every": 4, "checkpoint_every": 6, "device": "cpu", "form": "grouped"}
+    how = {"log_every": 4, "checkpoint_every": 6, "device": "cpu", "backend": "grouped"}
     train(TRIO[0], images, 3, out=tmp_path, **how)
-    runs = train(TRIO, images, 12, out=tmp_path, keep=(5,), **how)
+    runs = train(TRIO, images, 12, out=tmp_path, keep_steps=(5,), **how)
     for run in runs:
         assert steps_in(run.folder)[-2:] == [5, 12] and [line["step"] for line in run.log()][-5:] == [4, 5, 6, 8, 12]
         assert sum(line["steps"] for line in read_log(run.folder)) == 12
@@ -204,28 +211,28 @@ def test_at_most_what_fits_is_alive(images, tmp_path, monkeypatch):
     """Five members and memory for two: groups of 2, 2 and 1, each gone before the next begins."""
     alive, most = weakref.WeakSet(), []
 
-    class Counted(Trainee):
+    class Counted(TrainState):
         def __init__(self, *args):
             super().__init__(*args)
             alive.add(self)
             gc.collect()
             most.append(len(alive))
 
-    monkeypatch.setattr(acgan.training, "Trainee", Counted)
+    monkeypatch.setattr(acgan.training, "TrainState", Counted)
     members = [replace(BASE, seed=i) for i in range(5)]
-    stays, comes = member_bytes(question(BASE, images))
+    stays, comes = member_bytes(run_config(BASE, images))
     runs = train(members, images, 2, out=tmp_path, device="cpu", memory=2.5 * stays + comes)
     assert most == [1, 2, 1, 2, 1] and [run.step for run in runs] == [2] * 5
-    sizes = [len(group) for group in groups_that_fit([question(m, images) for m in members], limit=2.5 * stays + comes)]
+    sizes = [len(group) for group in groups_that_fit([run_config(m, images) for m in members], limit=2.5 * stays + comes)]
     assert sizes == [2, 2, 1]
 
 
 def test_the_estimate_of_memory_holds_what_autograd_keeps(images):
     for how in ({}, {"width": 0.5}, {"spec": "zhou2018", "width": 0.3}):
-        about = question(replace(Member(batch=20), **how), images)
-        t = Trainee(about, images)
+        config = run_config(replace(GANConfig(batch=20), **how), images)
+        t = TrainState(config, images)
         weights = {p.untyped_storage().data_ptr() for net in (t.G, t.D) for p in net.parameters()}
-        stays, comes = member_bytes(about)
+        stays, comes = member_bytes(config)
         assert stays == 16 * sum(p.numel() for net in (t.G, t.D) for p in net.parameters())
         for step in (discriminator_step, generator_step):
             kept, held = {}, []
@@ -249,7 +256,7 @@ def test_minutes_cut_a_campaign_into_pieces_with_the_same_result(images, tmp_pat
             try:
                 runs = train(members, images, 6, out=tmp_path / "cut", minutes=1e-6, **how)
                 break
-            except OutOfTime as error:
+            except TimeBudgetExceeded as error:
                 assert isinstance(error, UserError) and "of 3 members complete; the same command goes on" in str(error)
                 pieces += 1
                 assert pieces < 20
@@ -259,17 +266,17 @@ def test_minutes_cut_a_campaign_into_pieces_with_the_same_result(images, tmp_pat
         assert all(torch.equal(nets[i][key], nets[i + 2][key]) for i in range(2) for key in nets[i])
         assert [line["step"] for line in b.log()] == [2, 4, 6] and steps_in(b.folder) == [6]
     assert train(members, images, 6, out=tmp_path / "cut", minutes=1e-6, **how)               # complete: nothing to stop
-    with pytest.raises(OutOfTime, match="stopped after 0.0 minutes: 3 of 4 members complete"):
+    with pytest.raises(TimeBudgetExceeded, match="stopped after 0.0 minutes: 3 of 4 members complete"):
         train([*members, replace(BASE, seed=7)], images, 6, out=tmp_path / "cut", minutes=1e-6, **how)
 
 
 def test_measuring_forms_disturbs_nobody(images, tmp_path, monkeypatch):
     monkeypatch.setenv("ACGAN_WORK", str(tmp_path))
     t = made(images)[0]
-    before = {key: value.clone() for key, value in state_of(t).items()}
-    form = fastest_form([t.about, question(TRIO[1], images)], images, repeats=1)
-    assert isinstance(form, dict) or form in FORMS
-    assert all(torch.equal(before[key], value) for key, value in state_of(t).items())
+    before = {key: value.clone() for key, value in state_dict(t).items()}
+    backend = fastest_backend([t.config, run_config(TRIO[1], images)], images, repeats=1)
+    assert isinstance(backend, dict) or backend in BACKENDS
+    assert all(torch.equal(before[key], value) for key, value in state_dict(t).items())
 
 
 def test_a_form_that_fails_is_left_out(images, tmp_path, monkeypatch):
@@ -279,15 +286,15 @@ def test_a_form_that_fails_is_left_out(images, tmp_path, monkeypatch):
         raise RuntimeError("no such kernel")
 
     monkeypatch.setitem(OPS, "batched", broken)
-    monkeypatch.setattr(acgan.population, "measure_form",
-                        lambda q, i, d, form, r: broken() if form == "batched" else {"loop": 3.0, "vmap": 1.0}.get(form, 2.0))
-    assert fastest_form([question(m, images) for m in TRIO], images, repeats=1) == "vmap"
-    assert "no such kernel" in next((tmp_path / "cache" / "forms").glob("*.json")).read_text()
+    monkeypatch.setattr(acgan.population, "measure_backend",
+                        lambda q, i, d, backend, r: broken() if backend == "batched" else {"loop": 3.0, "vmap": 1.0}.get(backend, 2.0))
+    assert fastest_backend([run_config(m, images) for m in TRIO], images, repeats=1) == "vmap"
+    assert "no such kernel" in next((tmp_path / "cache" / "backends").glob("*.json")).read_text()
 
 
 def test_a_replay_on_a_cpu_is_the_work_itself():
     seen = []
-    replay = Replay(lambda x: seen.append(x) or x + 1)
+    replay = CUDAGraphRunner(lambda x: seen.append(x) or x + 1)
     x = torch.ones(2)
     assert torch.equal(replay(x), x + 1) and seen[0] is x and replay.graph is None
 
@@ -295,33 +302,33 @@ def test_a_replay_on_a_cpu_is_the_work_itself():
 def test_members_that_differ_in_shape_or_terms_are_refused(images):
     for other in (replace(BASE, batch=9), replace(BASE, classes=(0,)), replace(BASE, objective="gan"), replace(BASE, width=0.1)):
         with pytest.raises(UserError, match="cannot be fused"):
-            Fused(made(images, [TRIO[0], other]), "vmap")
+            BatchedTrainer(made(images, [TRIO[0], other]), "vmap")
 
 
 @gpu
-@pytest.mark.parametrize("form", FORMS)
-def test_on_a_gpu_replayed_steps_are_the_steps_and_forms_agree(images, monkeypatch, form):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_on_a_gpu_replayed_steps_are_the_steps_and_forms_agree(images, monkeypatch, backend):
     """Float32: a recorded population has the bits of one that is not recorded, and the loop's numbers to 1e-4."""
     monkeypatch.setattr(acgan.population, "precision", lambda device: contextlib.nullcontext())
     members = [replace(m, lr_g=m.lr_g / 10, lr_d=m.lr_d / 10, width=0.1) for m in TRIO]
-    recorded, eager, loop = (Population(made(images, members, "cuda"), f, chunk=2) for f in (form, form, "loop"))
+    recorded, eager, loop = (Population(made(images, members, "cuda"), f, chunk=2) for f in (backend, backend, "loop"))
     eager.replay.records = loop.replay.records = False
-    got, want, reference = (p.advance(20) for p in (recorded, eager, loop))
+    got, want, reference = (p.train_steps(20) for p in (recorded, eager, loop))
     assert recorded.replay.graph is not None and torch.equal(got, want)
     assert torch.allclose(got[..., :6], reference[..., :6], rtol=1e-4, atol=1e-5)
 
 
 @gpu
 def test_on_a_gpu_a_short_bf16_run_of_every_form_learns_alike(images):
-    ends = {form: Population(made(images, [replace(m, width=0.2, batch=30) for m in TRIO], "cuda"), form).advance(60)[:, -20:, :6].mean((0, 1))
-            for form in FORMS}
-    for form, end in ends.items():
-        assert torch.allclose(end, ends["loop"], rtol=0.25, atol=0.1), form
+    ends = {backend: Population(made(images, [replace(m, width=0.2, batch=30) for m in TRIO], "cuda"), backend).train_steps(60)[:, -20:, :6].mean((0, 1))
+            for backend in BACKENDS}
+    for backend, end in ends.items():
+        assert torch.allclose(end, ends["loop"], rtol=0.25, atol=0.1), backend
 
 
 @gpu
 def test_on_a_gpu_a_fused_run_resumes_to_the_same_bits(images, tmp_path):
-    how = {"log_every": 10, "checkpoint_every": 10, "device": "cuda", "form": "grouped"}
+    how = {"log_every": 10, "checkpoint_every": 10, "device": "cuda", "backend": "grouped"}
     straight = train(TRIO, images, 40, out=tmp_path / "straight", **how)
     train(TRIO, images, 20, out=tmp_path / "pieces", **how)
     for a, b in zip(straight, train(TRIO, images, 40, out=tmp_path / "pieces", **how), strict=True):

@@ -13,20 +13,20 @@ import torch
 from acgan.config import UserError, locked
 from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
-from acgan.population import METRICS, Member, question
+from acgan.population import METRICS, GANConfig, run_config
 from acgan.training import open_run, steps_in, train
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = Member(width=0.05, batch=10)
+SMALL = GANConfig(width=0.05, batch=10)
 OFTEN = {"log_every": 5, "checkpoint_every": 5}
 PROGRAM = """
 import os, signal, sys, time, torch
 torch.set_num_threads(1)
 from acgan.data import load
-from acgan.population import Member, Trainee, question
+from acgan.population import GANConfig, TrainState, run_config
 from acgan.training import train
-images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), Member(width=0.05, batch=10)
-Trainee(question(member, images), images)    # loads what torch loads late
+images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), GANConfig(width=0.05, batch=10)
+TrainState(run_config(member, images), images)    # loads what torch loads late
 for patience in map(float, sys.stdin):       # a process of its own trains until it is done or, after so many seconds, killed
     child = os.fork()
     if not child:
@@ -95,7 +95,7 @@ def test_killed_at_random_moments_resumes_to_the_same_bits(images, trainer, tmp_
 
 
 def test_two_runs_on_one_folder_the_second_refuses(images, tmp_path):
-    folder = tmp_path / question(SMALL, images)["id"]
+    folder = tmp_path / run_config(SMALL, images).id
     with locked(folder), pytest.raises(UserError, match="another run is using"):
         train(SMALL, images, 2, out=tmp_path, device="cpu")
     assert train(SMALL, images, 2, out=tmp_path, device="cpu")[0].step == 2
@@ -129,7 +129,7 @@ def test_pickled_and_foreign_files_are_refused(images, tmp_path):
 def test_a_member_does_not_feel_its_company(images, tmp_path):
     many = train(grid(SMALL, seed=(0, 1), lr_g=(1e-4, 3e-4)), images, 4, out=tmp_path / "many", device="cpu", log_every=1)
     for run in many[::3]:
-        member = run.member
+        member = run.gan
         alone = train(member, images, 4, out=tmp_path / "alone", device="cpu", log_every=4)[0]
         assert alone.id == run.id and equal(alone, run)
 
@@ -144,7 +144,7 @@ def test_an_ensemble_samples_each_class_from_its_member_whatever_the_grouping(im
 
 def test_training_learns_to_tell_classes(images, tmp_path):
     """Where truth is known: after some steps D's classifier beats chance on real images, and G's classes differ."""
-    member = Member(width=0.15, batch=30, lr_d=1e-3, lr_g=1e-3, dropout=0.1, noise_std=0)
+    member = GANConfig(width=0.15, batch=30, lr_d=1e-3, lr_g=1e-3, dropout=0.1, noise_std=0)
     run = train(member, images, 80, out=tmp_path, device="cpu")[0]
     assert run.log()[-1]["class_real_accuracy"] > 0.7                     # chance is 0.33
     E = Ensemble([run], device="cpu")
