@@ -117,10 +117,11 @@ FORMAT = 2
 @dataclass(frozen=True)
 class RunConfig:
     """A GANConfig without None (`gan`) on an image set: names of the `classes`, and `images` {name, split, fingerprint,
-    resolution}. `id`: 12 hex digits, the name of its folder."""
+    resolution}. `id`: 12 hex digits, the name of its folder; for one that was read back, the id that it was trained under."""
     gan: GANConfig
     classes: tuple
     images: dict
+    stored_id: str = field(default="", compare=False)
 
     @property
     def resolution(self):
@@ -128,7 +129,8 @@ class RunConfig:
 
     @property
     def id(self):
-        return fingerprint({"format": FORMAT, "gan": self.changes(), "classes": self.classes, "images": self.images})
+        settings = {"format": FORMAT, "gan": self.changes(), "classes": self.classes, "images": self.images}
+        return self.stored_id or fingerprint(settings)
 
     def changes(self):
         """{setting: value} of what differs from the defaults; those of the table of layers count as defaults."""
@@ -161,7 +163,8 @@ def read_run_config(value, where="config.json"):
         names = {f.name for f in fields(GANConfig)}
         for name in value["gan"]:
             choose(name, names, f"setting in {where}")
-        return RunConfig(filled(GANConfig(**value["gan"]), value["images"]["resolution"]), tuple(value["classes"]), value["images"])
+        gan = filled(GANConfig(**value["gan"]), value["images"]["resolution"])
+        return RunConfig(gan, tuple(value["classes"]), value["images"], value.get("id", ""))
     except (KeyError, TypeError) as error:
         raise UserError(f"{where} is not a run's configuration: {error}") from None
 

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from acgan.config import UserError, locked
 from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
+from acgan.models import SPECS
 from acgan.population import METRICS, GANConfig, run_config
 from acgan.training import open_run, steps_in, train
 
@@ -150,3 +152,44 @@ def test_training_learns_to_tell_classes(images, tmp_path):
     E = Ensemble([run], device="cpu")
     means = torch.stack([E.sample(k, 30).float().mean((0, 2, 3)) for k in range(3)])
     assert torch.cdist(means, means).max() > 5                            # grey levels
+
+
+def test_a_run_trains_with_one_thread_unless_its_configuration_asks_for_more(images, tmp_path):
+    torch.set_num_threads(2)
+    one, two = train([SMALL, replace(SMALL, threads=2)], images, 2, out=tmp_path, device="cpu")
+    assert torch.get_num_threads() == 2, "the caller's own number is put back"
+    torch.set_num_threads(1)
+    assert one.id != two.id
+    made = [json.loads((run.folder / "sessions.jsonl").read_text())["provenance"]["threads"] for run in (one, two)]
+    assert made == [1, 2]
+    assert json.loads((two.folder / "config.json").read_text())["gan"]["threads"] == 2
+
+
+def test_the_same_bits_whatever_the_number_of_threads_around_it(images, tmp_path):
+    hashes = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        run = train(replace(SMALL, width=0.1), images, 200, out=tmp_path / str(threads), device="cpu")[0]
+        hashes.append(run.log()[-1]["parameters_sha256"])
+    torch.set_num_threads(1)
+    assert hashes[0] == hashes[1]
+
+
+def test_a_default_that_changes_later_does_not_continue_another_network(images, tmp_path, monkeypatch):
+    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    spec = SPECS["odena2017-32"]
+    monkeypatch.setitem(SPECS, "odena2017-32", replace(spec, noise_std=0.2))
+    with pytest.raises(UserError, match="holds another run: noise_std was 0.1 and is now 0.2"):
+        train(SMALL, images, 4, out=tmp_path, device="cpu")
+    assert open_run(run.folder).gan.noise_std == 0.1, "and what was trained can still be opened"
+    assert open_run(run.folder).networks()
+
+
+def test_an_older_format_is_refused_with_one_line(images, tmp_path):
+    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    stored = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps(stored | {"format": 1}))
+    for attempt in (lambda: open_run(run.folder), lambda: train(SMALL, images, 4, out=tmp_path, device="cpu")):
+        with pytest.raises(UserError, match="format 1; this version of acgan reads format 2 only") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
