@@ -107,7 +107,8 @@ def check_gan_config(gan):
 def filled(gan, resolution):
     """The GANConfig `gan` with what the table of layers for `resolution` pixels decides in place of None, without its classes."""
     table = find_spec(resolution, gan.spec)
-    mine = {"noise_std": table.noise_std, "noise_at": table.noise_at, "z_dim": table.z_dim, "width_d": gan.width}
+    dropout = max(row.dropout for row in table.discriminator)
+    mine = {"noise_std": table.noise_std, "noise_at": table.noise_at, "dropout": dropout, "z_dim": table.z_dim, "width_d": gan.width}
     return replace(gan, **{name: value for name, value in mine.items() if getattr(gan, name) is None}, classes=None)
 
 # %% ../nbs/04_population.ipynb #14495ef9

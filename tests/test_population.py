@@ -49,7 +49,7 @@ def made(images, members=TRIO, device="cpu"):
 
 
 def gap(a, b, whole=lambda name: True):
-    """The largest difference between the states of two states, relative to the size of each tensor, and its name."""
+    """The largest difference between the networks of two TrainStates, relative to the size of each tensor, and its name."""
     worst = (0.0, "")
     for which in "GD":
         nets = getattr(a, which), getattr(b, which)
