@@ -138,7 +138,7 @@ def train(args):
     if args.profile:
         return train_part(args)
     from acgan.data import class_splits, load
-    from acgan.diagnostics import TrainingProbe
+    from acgan.diagnostics import JUDGE, TrainingProbe
     from acgan.ensemble import members_of, train_ensemble
     from acgan.models import find_spec
     from acgan.population import GANConfig
@@ -152,7 +152,7 @@ def train(args):
     members = members_of(class_splits(images.classes, args.split), member) if args.split else [member]
     print(f"{len(images)} images of {images.n_classes} classes at {images.resolution} px; {len(members)} model(s), {args.steps} steps each", flush=True)
     probe = TrainingProbe(images, lambda: load(args.folder, "test", args.resolution, root=args.data_root or None),
-                          judge={"epochs": 4, "width": 0.5, "batch": 64}, device=pick_device(args.device))
+                          judge=JUDGE, device=pick_device(args.device))
     train_ensemble("model", members, images, args.steps, out=args.out, device=args.device, log_every=args.log_every,
                    checkpoint_every=args.checkpoint_every, probe=probe, probe_every=max(500, args.log_every))
     print(f"trained: {args.out}\nsamples: acgan sample {args.out} --out sheet.png")
