@@ -7,8 +7,8 @@ __all__ = ['SCHEDULES', 'FORMAT', 'CLASSIFIERS', 'RESIZES', 'Standardise', 'Clas
            'shift_flip', 'learning_rate', 'fit', 'save_resnet20', 'open_resnet20', 'check_sets', 'make_resnet20',
            'train_resnet20', 'find_weights', 'read_weights', 'Inception2015', 'inception_2015', 'ToInception',
            'InceptionTorchvision', 'inception_torchvision', 'load_classifier', 'real_statistics', 'ClassHead',
-           'of_discriminator', 'correct', 'tf1_bilinear', 'resize', 'at_resolution', 'accuracy_by_resolution',
-           'by_class', 'by_subset', 'sign_flip', 'holm']
+           'of_discriminator', 'imagenet_ids', 'correct', 'tf1_bilinear', 'resize', 'at_resolution',
+           'accuracy_by_resolution', 'by_class', 'by_subset', 'sign_flip', 'holm']
 
 # %% ../nbs/07_classifiers.ipynb #1268c47a
 import copy
@@ -18,6 +18,7 @@ import pickle
 import re
 import time
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
+import acgan
 from .config import (UserError, atomic_folder, choose, derive_seed, exact_math, fingerprint, generator, locked,
                           pick_device, precision, progress, provenance, read_json, work_root, write_json)
 from .data import channel_mean_std, class_index, to_float
@@ -424,13 +426,19 @@ def of_discriminator(D, classes, images=None, device="auto"):
     stamp = fingerprint([(key, value.detach().cpu()) for key, value in network.state_dict().items()])
     return Classifier("D", list(classes), ClassHead(network), to_float, stamp, device=device, resolution=getattr(D, "resolution", None))
 
+# %% ../nbs/07_classifiers.ipynb #0855c380
+@cache
+def imagenet_ids():
+    """The 1000 WordNet ids of ILSVRC 2012, sorted: 'n01440764' (tench) is output 0 of torchvision's networks."""
+    return (Path(acgan.__file__).parent / "imagenet_ids.txt").read_text().split()
+
 # %% ../nbs/07_classifiers.ipynb #6baaff05
 def correct(classifier, images):
     """bool [N]: is the strongest output of `classifier` the class of each image of the ImageSet `images`? UserError for foreign classes."""
-    folders = classifier.name == "inception-torchvision" and images.n_classes == 1000 and all(re.fullmatch(r"n\d{8}", k) for k in images.classes)
     used, output = images.labels.unique().tolist(), torch.arange(images.n_classes)
-    for k in () if folders else used:
-        output[k] = class_index(classifier.classes, images.classes[k], classifier.name)
+    for k in used:
+        by_id = classifier.name == "inception-torchvision" and re.fullmatch(r"n\d{8}", images.classes[k])
+        output[k] = class_index(imagenet_ids() if by_id else classifier.classes, images.classes[k], classifier.name)
     return classifier.extract(images.images)["logits"].argmax(1) == output[images.labels]
 
 # %% ../nbs/07_classifiers.ipynb #3977a2e6
@@ -467,10 +475,18 @@ def at_resolution(images, r, size=None, how="tf1", batch=64):
 
 # %% ../nbs/07_classifiers.ipynb #420c94ca
 def accuracy_by_resolution(classifier, images, sizes, how="tf1"):
-    """bool [S,N]: `correct` for the ImageSet `images` brought to each r in `sizes` and back to the classifier's own input size."""
-    size, pixels = classifier.resolution or images.resolution, images.images.to(classifier.device)
-    shown = (replace(images, images=at_resolution(pixels, r, size, how)) for r in sizes)
-    return torch.stack([correct(classifier, part) for part in shown])
+    """bool [S,N]: `correct` for the ImageSet `images` brought to each r in `sizes`, back to their own size, and from there to the
+    classifier's input size (Figure 2: 128 pixels for the red and black lines, 64 for the blue one)."""
+    pixels, size, found, before = images.images.to(classifier.device), classifier.resolution or images.resolution, [], None
+    for r in sizes:
+        x = at_resolution(pixels, r, images.resolution, how)
+        if before is None or not torch.equal(x, before):
+            shown = x if size == images.resolution else at_resolution(x, size, size, how)
+            found.append(correct(classifier, replace(images, images=shown)))
+        else:
+            found.append(found[-1])                                                   # enlarged and brought back: the same bytes
+        before = x
+    return torch.stack(found)
 
 # %% ../nbs/07_classifiers.ipynb #06421b91
 def by_class(right, labels, n_classes):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from . import claims
 from .config import UserError, fingerprint, generator, pick_device, provenance, read_json, work_root
 from .data import ImageSet, split_images
 from .ensemble import named_members, part_of, parts_in
@@ -320,7 +321,8 @@ def plan_costs(settings, device="auto", benchmark=False, words=""):
     total |= {name: sum(row[name] for row in good) for name in ("flop", "disk", "seconds", "left")}
     speeds = [{"kind": list(kind), **found} for kind, found in speed.by_kind.items()]
     return {"profile": settings["profile"], "label": settings["label"], "parts": rows, "speeds": speeds, "images": image_sets(settings),
-            "total": total, "machine": other.text if other else None, "pieces": pieces(settings, there, words)}
+            "total": total, "machine": other.text if other else None, "pieces": pieces(settings, there, words),
+            "undecidable": [list(row) for row in claims.undecidable(settings, max((one["classes"] for one in image_sets(settings)), default=1))]}
 
 # %% ../nbs/14_costs.ipynb #adfc3410
 def amount(value, unit):
@@ -367,6 +369,8 @@ def text_of(costs):
         same = [one for one in costs["speeds"] if one["text"] == text]
         kinds = ", ".join(f"{one['kind'][1]} px x {one['kind'][2]:g}" + f" ({one['kind'][0]})" * (one["kind"][0] != "odena2017") for one in same)
         notes.append(f"{by}: {kinds} at {amount(same[0]['rate'], 'FLOP/s')}: {text}")
+    few = ", ".join(f"{name} ({units} of {power})" for name, units, power in costs["undecidable"])
+    notes += [f"too few trainings to decide, whatever they give: {few}"] if few else []
     lines += ["", *(line for note in notes for line in textwrap.wrap(note, 110, subsequent_indent="  "))]
     if costs["pieces"]:
         head = "train in pieces, the most important first; " + (f"minutes are an estimate: {costs['machine']}" if costs["machine"] else "minutes are for this machine")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'members_of', 'grid', 'Ensemble', 'train_ensemble', 'open_ensemble', 'part_of', 'parts_in', 'named_members',
-           'part_images', 'train_part', 'restarts', 'fit_counts', 'select_best', 'against_base']
+           'part_images', 'train_part', 'restarts', 'replicates', 'fit_counts', 'select_best', 'against_base']
 
 # %% ../nbs/06_ensemble.ipynb #a7d9b0ec
 import math
@@ -60,10 +60,14 @@ class Ensemble:
                 return run, run.classes.index(name)
         raise UserError(f"class {name!r} has no trained member yet: {len(self.missing)} of {len(self.classes)} classes are missing")
 
+    def owners(self):
+        """The id of each class's run, None for a missing class: classes that share a run are one cluster."""
+        return [None if name in self.missing else self.owner(name)[0].id for name in self.classes]
+
     def networks(self, run):
         """(G, D) of a run on this ensemble's device; the last four are kept at hand."""
         if run.id not in self._networks:
-            while len(self._networks) >= 4:
+            if len(self._networks) >= 4:
                 self._networks.pop(next(iter(self._networks)))
             self._networks[run.id] = tuple(net.to(self.device) for net in run.networks())
         return self._networks[run.id]
@@ -71,8 +75,7 @@ class Ensemble:
     def sample(self, c, n, seed=0):
         """n samples of class c (name or index) as uint8 [n,3,R,R]; equal seeds give equal images, whatever else is sampled."""
         run, label = self.owner(c)
-        name = run.classes[label]
-        return generate(self.networks(run)[0], torch.full((n,), label), derive_seed(seed, "samples", name))
+        return generate(self.networks(run)[0], torch.full((n,), label), derive_seed(seed, "samples", run.classes[label]))
 
     def sample_set(self, per_class, seed=0):
         """`per_class` samples of every class that has a member, as an ImageSet over all `classes` (missing ones have no images)."""
@@ -178,6 +181,11 @@ def restarts(E):
     for name, run in zip(E.names, E.runs, strict=True):
         groups.setdefault(re.sub(r", restart \d+$", "", name), []).append(run)
     return groups
+
+# %% ../nbs/06_ensemble.ipynb #3bd54d1f
+def replicates(E):
+    """[Ensemble]: one for each seed of a part from `train_part` that has no variants; each is a sampler over all classes."""
+    return [Ensemble(runs, E.classes, E.device) for runs in zip(*restarts(E).values(), strict=True)]
 
 # %% ../nbs/06_ensemble.ipynb #2fcc7030
 def fit_counts(counts, n_classes):

@@ -118,11 +118,12 @@ def collapsed(ms_ssim, real, above=0.25, times=1.5):
 
 # %% ../nbs/10_latent.ipynb #7f12bd4f
 def collapsed_since(looks, real, **marks):
-    """{class: step} for classes that are collapsed at the last of `looks` [(step, {class: MS-SSIM})] and at all looks since that step."""
+    """{class: step} for classes that are collapsed at the last of `looks` [(step, {class: MS-SSIM})] and at all looks since that step;
+    the step is None for a class that has been so from the first look on: it never was varied, so it did not collapse."""
     states, found = [(step, collapsed(ms_ssim, real, **marks)) for step, ms_ssim in looks], {}
     for name in states[-1][1] if states else ():
-        unbroken = itertools.takewhile(lambda state: name in state[1], reversed(states))
-        found[name] = list(unbroken)[-1][0]
+        unbroken = list(itertools.takewhile(lambda state: name in state[1], reversed(states)))
+        found[name] = unbroken[-1][0] if len(unbroken) < len(states) else None
     return found
 
 # %% ../nbs/10_latent.ipynb #51eae822

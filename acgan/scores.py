@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_probabilities', 'check_labels', 'accuracy', 'class_accuracy', 'entropy', 'split_weights', 'inception_score',
-           'score_name', 'Score', 'score', 'kl', 'mean_prediction', 'am_terms', 'am_score', 'mode_score',
-           'check_features', 'Statistics', 'fid', 'mmd2', 'kid']
+           'score_name', 'distance_names', 'Score', 'score', 'kl', 'mean_prediction', 'am_terms', 'am_score',
+           'mode_score', 'check_features', 'Statistics', 'fid', 'mmd2', 'kid']
 
 # %% ../nbs/08_scores.ipynb #e2d883c5
 from dataclasses import asdict, dataclass
@@ -92,6 +92,15 @@ def score_name(classifier):
     titles = {"inception-2015": "Inception Score (2015 graph)", "inception-torchvision": "Inception Score (torchvision weights)",
               "resnet20": "ResNet-20 score"}
     return titles.get(name, f"{name} score")
+
+# %% ../nbs/08_scores.ipynb #3dceac05
+def distance_names(classifier):
+    """(Fréchet, kernel): the titles of both distances on a classifier's features; 'FID' and 'KID' only for the Inception network of 2015."""
+    name = getattr(classifier, "name", classifier)
+    if name == "inception-2015":
+        return "FID", "KID"
+    title = {"inception-torchvision": "Inception, torchvision weights", "resnet20": "ResNet-20"}.get(name, name)
+    return f"Fréchet distance, {title}", f"kernel distance, {title}"
 
 # %% ../nbs/08_scores.ipynb #6faace46
 @dataclass(frozen=True)

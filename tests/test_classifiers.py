@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from acgan import classifiers
-from acgan.classifiers import (RESIZES, Classifier, ResNet20, Standardise, ToInception, accuracy_by_resolution, at_resolution, by_class,
+from acgan.classifiers import (imagenet_ids, RESIZES, Classifier, ResNet20, Standardise, ToInception, accuracy_by_resolution, at_resolution, by_class,
                                by_subset, correct, fit, holm, inception_2015, inception_torchvision, load_classifier, of_discriminator,
                                open_resnet20, real_statistics, resize, save_resnet20, shift_flip, sign_flip, tf1_bilinear, train_resnet20)
 from acgan.config import UserError, generator
@@ -398,14 +398,16 @@ def test_names_decide_who_is_right():
     assert correct(C, ImageSet(striped().images, striped().labels, ["plain", "striped", "never seen"], "s", "test", "0")).all()
 
 
-def test_imagenet_folders_are_known_by_position():
-    C = Classifier("inception-torchvision", ["tench"] * 1000, torch.nn.Sequential(), torch.Tensor.float, "0")
-    C.extract = lambda images: {"logits": torch.eye(1000)[[7, 999, 3]]}
-    folders = [f"n{i:08d}" for i in range(1000)]
-    some = ImageSet(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([7, 999, 4]), folders, "imagenet", "test", "0" * 12)
-    assert correct(C, some).tolist() == [True, True, False]
-    with pytest.raises(UserError, match="inception-torchvision has no class 'n00000004'"):           # ten of them have no known position
-        correct(C, ImageSet(some.images, torch.tensor([0, 1, 2]), folders[4:14], "imagenette", "test", "0" * 12))
+def test_imagenet_ids_are_understood_in_sets_of_any_number_of_classes():
+    C, ids = Classifier("inception-torchvision", ["tench"] * 1000, torch.nn.Sequential(), torch.Tensor.float, "0"), imagenet_ids()
+    C.extract = lambda images: {"logits": torch.eye(1000)[[0, 217, 999]]}
+    pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    whole = ImageSet(pixels, torch.tensor([0, 217, 4]), ids, "imagenet", "test", "0" * 12)
+    assert correct(C, whole).tolist() == [True, True, False]
+    three = ImageSet(pixels, torch.tensor([0, 1, 2]), ["n01440764", "n02102040", "n15075141"], "imagenette", "test", "0" * 12)
+    assert correct(C, three).tolist() == [True, True, True], "tench, English springer and toilet tissue by their ids"
+    with pytest.raises(UserError, match="inception-torchvision has no class 'n00000004'"):
+        correct(C, ImageSet(pixels, torch.tensor([0, 1, 1]), ["n00000004", "n01440764"], "other", "test", "0" * 12))
 
 
 def test_subsets_are_a_partition():

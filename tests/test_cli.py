@@ -134,7 +134,7 @@ def test_ones_own_folder_from_images_to_a_sheet(tmp_path, monkeypatch, capsys):
     assert cli.main(["score", str(tmp_path / "runs"), str(tmp_path / "photos"), "--per-class", "20", "--splits", "2", "--epochs", "1",
                      "--device", "cpu"]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
-    assert "resnet20" in said.lower() and "FID" in said and "mean MS-SSIM" in said and "accuracy" in said and "Inception" not in said
+    assert "resnet20" in said.lower() and "Fréchet distance, ResNet-20" in said and "mean MS-SSIM" in said and "accuracy" in said and "Inception" not in said
 
 
 @pytest.mark.parametrize("words, code, said", [(["--version"], 0, "acgan 0."), (["fly"], 2, "invalid choice"), ([], 2, "required")])

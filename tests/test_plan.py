@@ -77,6 +77,7 @@ def test_the_paper_without_imagenet(work):
     assert plan["total"]["flop"] == pytest.approx(sum(row["flop"] for row in plan["parts"])) and plan["total"]["left"] == plan["total"]["seconds"] > 0
     text = costs.text_of(plan)
     assert max(map(len, text)) <= 120 and "estimate" in " ".join(text) and json.loads(json.dumps(plan)) == plan
+    assert ["acgan-4.2-d", 1, 6] in plan["undecidable"] and "too few trainings to decide" in " ".join(text)
 
 
 def test_the_pieces_of_the_gpu_profile(work):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, one_hot
 
-from acgan import claims, data, latent, scores, similarity
+from acgan import data, latent, scores, similarity, stats
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,6 @@ def test_unseen_real_images_get_a_clean_bill(sets, real):
     assert latent.collapsed(mean_by_name(samples), real) == []
     found = latent.memorised(distances(samples, train), distances(held_out, train))
     assert found["verdict"] == "clean" and found["p"] > 0.05 and 0.95 < found["ratio"] < 1.05
-    assert claims.not_closer(distances(samples, train).tolist(), distances(held_out, train).tolist()).grade == "D"       # 400 images, not 1,000
     reached = [[latent.modes_reached(s.images[s.of_class(k)], train.images[train.of_class(k)]) for k in range(10)] for s in (samples, held_out)]
     assert all(0.75 < a / b < 1.33 for a, b in zip(*reached))
     C = Closed(train)
@@ -114,9 +113,9 @@ def test_unseen_real_images_get_a_clean_bill(sets, real):
     for who, s in (("samples", samples), ("real", held_out)):
         probs[who] = C.probs(s.images)
         right[who] = (probs[who].argmax(1) == s.labels).double().numpy()
-    low, high = claims.bootstrap(right["real"], draws=1000)
+    low, high = stats.bootstrap(right["real"], draws=1000)
     assert low <= right["samples"].mean() <= high
-    low, high = claims.bootstrap(probs["real"].numpy(), lambda rows: scores.inception_score(rows, splits=1)[0], draws=200)
+    low, high = stats.bootstrap(probs["real"].numpy(), lambda rows: scores.inception_score(rows, splits=1)[0], draws=200)
     assert low <= scores.inception_score(probs["samples"], splits=1)[0] <= high
 
 
