@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'PRINTED', 'COLUMNS', 'STYLE', 'Stage', 'read_notebook', 'declared', 'check_value', 'Job', 'make_job',
-           'number', 'code_hash', 'imported', 'package_hash', 'folder_state', 'file_hash', 'stage_inputs', 'why_run',
-           'plan', 'StageError', 'kernel_environment', 'failure', 'die_with_parent', 'imports_of', 'kernel', 'begin',
-           'stop', 'papermill', 'wait', 'files_of', 'run_stage', 'run', 'gather', 'show', 'html_table', 'flat',
+           'number', 'code_hash', 'imported', 'modules', 'package_hash', 'folder_state', 'file_hash', 'stage_inputs',
+           'why_run', 'plan', 'StageError', 'kernel_environment', 'failure', 'die_with_parent', 'imports_of', 'kernel',
+           'begin', 'stop', 'papermill', 'wait', 'files_of', 'run_stage', 'run', 'gather', 'show', 'html_table', 'flat',
            'figure_html', 'by_number', 'printed_html', 'stage_html', 'slug', 'folded', 'claim_html', 'ledger_html',
            'summary_html', 'filter_rules', 'inputs_of', 'build_report']
 
@@ -191,19 +191,25 @@ def imported(source, known):
         return frozenset(known)
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("acgan.")}
+            found |= {alias.name.removeprefix("acgan.") for alias in node.names if alias.name.startswith("acgan.")}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "acgan":
             found.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "acgan"):
-            path = (node.module or "").split(".")[0 if node.level else 1:]
-            found |= {path[0]} if path and path[0] else {alias.name for alias in node.names}
+            path = ".".join(filter(None, (node.module or "").split(".")[0 if node.level else 1:]))
+            found |= {path, *(f"{path}.{alias.name}".lstrip(".") for alias in node.names)}
     return frozenset(known) & found
+
+# %% ../nbs/13_chain.ipynb #7850b92f
+def modules():
+    """{dotted name below acgan: path} of every module of the package, sorted; private ones left out."""
+    folder = Path(acgan.__file__).parent
+    paths = sorted(path for path in folder.rglob("*.py") if not path.stem.startswith("_"))
+    return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in paths}
 
 # %% ../nbs/13_chain.ipynb #ee14f25f
 def package_hash(source):
     """A hash of all modules of acgan that `source` imports, directly or through other modules."""
-    folder = Path(acgan.__file__).parent
-    code = {path.stem: path.read_text() for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    code = {name: path.read_text() for name, path in modules().items()}
     reached, open_ends = set(), set(imported(source, tuple(code)))
     while open_ends:
         name = open_ends.pop()
@@ -677,7 +683,7 @@ def filter_rules():
 # %% ../nbs/13_chain.ipynb #c014552c
 def inputs_of(job):
     """{'profile', 'settings', 'package', 'notebooks', 'images', 'files', 'provenance'} of a figure set, by content (hashes)."""
-    code = {path.stem: code_hash(path.read_text()) for path in sorted(Path(acgan.__file__).parent.glob("*.py")) if path.stem[0] != "_"}
+    code = {name: code_hash(path.read_text()) for name, path in modules().items()}
     sources = {stage.id: "\n".join(cell["source"] for cell in read_notebook(stage)["cells"] if cell["cell_type"] == "code") for stage in job.stages}
     made = [path for path in sorted(job.figures.rglob("*")) if path.is_file() and path.name not in ("report.html", "inputs.json")]
     records = [read_json(path) for path in made if path.suffix == ".json" and path.parent == job.figures]

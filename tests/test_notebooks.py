@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9]*.ipynb"), *(ROOT / "nbs" / "analyses").glob("*.ipynb")])
 STUDIES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p not in LIBRARY and ".ipynb_checkpoints" not in p.parts)
 EVERY = LIBRARY + STUDIES
 
