@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'PROTOCOLS', 'VERDICTS', 'Outcome', 'RULES', 'POWER', 'SCALE', 'order', 'number', 'share', 'correlation',
            'trend', 'equivalence', 'limit', 'fewer_failures', 'identity', 'printed', 'check_row', 'ledger', 'setting',
-           'differences', 'tolerance_of', 'all_tolerances', 'judge', 'worst_part', 'by_training', 'recognised',
-           'verdict', 'words', 'following', 'record', 'records', 'published_text', 'table', 'save_table', 'undecidable']
+           'differences', 'tolerance_of', 'all_tolerances', 'judge', 'worst_part', 'verdict', 'words', 'following',
+           'record', 'records', 'published_text', 'table', 'save_table', 'undecidable']
 
 # %% ../nbs/11_claims.ipynb #a23a41cd
 import inspect
@@ -317,22 +317,6 @@ def worst_part(row, evidence, comparable=True, alpha=0.05):
     worst = max(found.values(), key=lambda one: OUTCOMES.index(one.outcome))
     units = min((one.units for one in found.values() if one.units is not None), default=None)
     return Outcome(worst.outcome, None, None, units, "; ".join(f"{name}: {one.outcome}, {one.why}" for name, one in found.items()))
-
-# %% ../nbs/11_claims.ipynb #b12646a5
-def by_training(samplers, **columns):
-    """{name: [values], ..., 'clusters': [ids]} of `columns` {name: a list of values by class for each of `samplers`}.
-
-    A sampler (an Ensemble or a null) says with `owners()` whose each class is. Rows with a NaN are left out."""
-    ids = [owner for sampler in samplers for owner in sampler.owners()]
-    flat = {name: [float(value) for values in tables for value in values] for name, tables in columns.items()}
-    kept = [i for i in range(len(ids)) if not any(math.isnan(values[i]) for values in flat.values())]
-    return {name: [values[i] for i in kept] for name, values in flat.items()} | {"clusters": [ids[i] for i in kept]}
-
-# %% ../nbs/11_claims.ipynb #f336d0b1
-def recognised(samplers, accuracy):
-    """What `judge` takes as given: `accuracy` (shares by class, a list for each of `samplers`) is above chance."""
-    part = by_training(samplers, values=accuracy)
-    return {"what": "an independent classifier names the class more often than chance", "above": 1 / len(accuracy[0])} | part
 
 # %% ../nbs/11_claims.ipynb #8efd9711
 SCALE = ("data", "classes", "pixels", "classifier")
