@@ -38,6 +38,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'acgan/analyses/result.py'),
                                        'acgan.analyses.result.evidence_of': ( 'analyses/result.html#evidence_of',
                                                                               'acgan/analyses/result.py')},
+            'acgan.api': { 'acgan.api.images_of': ('api.html#images_of', 'acgan/api.py'),
+                           'acgan.api.train': ('api.html#train', 'acgan/api.py')},
             'acgan.bench': { 'acgan.bench.Eager': ('bench.html#eager', 'acgan/bench.py'),
                              'acgan.bench.Eager.__init__': ('bench.html#eager.__init__', 'acgan/bench.py'),
                              'acgan.bench.Eager.fakes': ('bench.html#eager.fakes', 'acgan/bench.py'),
