@@ -302,6 +302,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'acgan.data.Batches.next': ('data.html#batches.next', 'acgan/data.py'),
                             'acgan.data.Batches.shuffled': ('data.html#batches.shuffled', 'acgan/data.py'),
                             'acgan.data.Batches.state_dict': ('data.html#batches.state_dict', 'acgan/data.py'),
+                            'acgan.data.DataSet': ('data.html#dataset', 'acgan/data.py'),
                             'acgan.data.ImageSet': ('data.html#imageset', 'acgan/data.py'),
                             'acgan.data.ImageSet.__len__': ('data.html#imageset.__len__', 'acgan/data.py'),
                             'acgan.data.ImageSet.channel_mean_std': ('data.html#imageset.channel_mean_std', 'acgan/data.py'),

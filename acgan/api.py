@@ -15,7 +15,7 @@ from .training import train as train_runs
 
 # %% ../nbs/15a_api.ipynb #d0b34575
 def images_of(source, resolution=None, split="train") -> data.ImageSet:
-    """The ImageSet of `source`: an ImageSet, a name of `data.SETS`, or the path of a folder of class folders.
+    """The ImageSet of `source`: an ImageSet, a name of `data.DATA_SETS`, or the path of a folder of class folders.
 
     resolution: pixels a side, default 32; an ImageSet keeps its own, and UserError if another one is asked for."""
     if isinstance(source, data.ImageSet):

@@ -278,7 +278,7 @@ def test_bad_requests(tmp_path):
     refused("resolution must be .* got 0", str(root), resolution=0)
     refused("n_classes of .* from 1 to 2, got 3", str(root), n_classes=3)
     refused("per_class must be", str(root), per_class=0)
-    refused("other classes than CIFAR-10's", "cifar10", root=root)
+    refused("other classes than those of cifar10", "cifar10", root=root)
 
 
 def test_bad_folders(tmp_path, monkeypatch):
@@ -421,10 +421,10 @@ def test_download_is_checked_unpacked_whole_and_used(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url, inside = f"http://127.0.0.1:{server.server_port}/tiny-imagenet-200.zip", "tiny-imagenet-200"
-    monkeypatch.setitem(data.ARCHIVES, "tiny-imagenet", (url, "0" * 32, inside))
+    monkeypatch.setitem(data.DATA_SETS, "tiny-imagenet", data.DataSet(archives=(data.Archive(url, "0" * 32, inside),)))
     refused("cannot get tiny-imagenet-200 into .*put it there by hand", "tiny-imagenet", root=tmp_path / "new")
     assert not (tmp_path / "new" / inside).exists()
-    monkeypatch.setitem(data.ARCHIVES, "tiny-imagenet", (url, hashlib.md5(body).hexdigest(), inside))
+    monkeypatch.setitem(data.DATA_SETS, "tiny-imagenet", data.DataSet(archives=(data.Archive(url, hashlib.md5(body).hexdigest(), inside),)))
     assert len(data.load("tiny-imagenet", resolution=8, root=tmp_path / "new")) == 6
     assert not [p for p in (tmp_path / "new").iterdir() if p.name.startswith(".unpacking")]
     server.shutdown()
