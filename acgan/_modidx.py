@@ -494,6 +494,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'acgan.figures.strip_files': ('figures.html#strip_files', 'acgan/figures.py'),
                                'acgan.figures.style': ('figures.html#style', 'acgan/figures.py'),
                                'acgan.figures.text_size': ('figures.html#text_size', 'acgan/figures.py'),
+                               'acgan.figures.training_curves': ('figures.html#training_curves', 'acgan/figures.py'),
                                'acgan.figures.wrap': ('figures.html#wrap', 'acgan/figures.py'),
                                'acgan.figures.write_record': ('figures.html#write_record', 'acgan/figures.py')},
             'acgan.latent': { 'acgan.latent.collapsed': ('latent.html#collapsed', 'acgan/latent.py'),
