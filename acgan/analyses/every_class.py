@@ -51,7 +51,7 @@ def frame(result):
         rows.append({"class": name} | row | {"little variety": name in numbers["little variety"]})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/analyses/08_every_class.ipynb #fa86159d
+# %% ../../nbs/analyses/08_every_class.ipynb #178cdb28
 COLUMNS = {"accuracy (%)": ".1f", "MS-SSIM": ".3f", "MS-SSIM, real images": ".3f", "distance to training set": ".2f"}
 
 
@@ -66,7 +66,7 @@ def page_rows(result, samples, shown=10):
                      "flags": ["little variety"] * (name in numbers["little variety"]), "values": dict(zip(COLUMNS, values))})
     return rows
 
-# %% ../../nbs/analyses/08_every_class.ipynb #636da135
+# %% ../../nbs/analyses/08_every_class.ipynb #7c053f62
 def ranked(result):
     """Accuracy and MS-SSIM of all classes, samples and real images, each curve ranked by itself."""
     numbers = result.numbers
@@ -82,7 +82,7 @@ def ranked(result):
     axes[1].set(ylim=(0, 1))
     return fig
 
-# %% ../../nbs/analyses/08_every_class.ipynb #c2429c2d
+# %% ../../nbs/analyses/08_every_class.ipynb #938a54ad
 def captions(result):
     """{figure: caption}."""
     numbers = result.numbers
@@ -91,7 +91,7 @@ def captions(result):
             f"class and on real test images, MS-SSIM of {numbers['pairs']} pairs. {len(numbers['little variety'])} classes have "
             f"little variety, {len(numbers['missing'])} have no trained member"}
 
-# %% ../../nbs/analyses/08_every_class.ipynb #ae20ca07
+# %% ../../nbs/analyses/08_every_class.ipynb #49fc9a04
 @dataclass(frozen=True)
 class EveryClass(Result):
     """Accuracy, variety and distance to the training set of every class of one generator."""
@@ -99,7 +99,7 @@ class EveryClass(Result):
     figures = {"every_class": Figure("Section 4.7: every class", ranked, ["acgan-4.7-a"])}
     frame, captions = frame, captions
 
-# %% ../../nbs/analyses/08_every_class.ipynb #3bfaff03
+# %% ../../nbs/analyses/08_every_class.ipynb #ba7c16a2
 def measure(samples, images, test, classifier, pairs=100, queries=50, bank=500, seed=0, device="cpu"):
     """The `EveryClass` of the ImageSet `samples`; classes without samples count as missing. `queries` 0: no distances.
 
