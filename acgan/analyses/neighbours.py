@@ -79,11 +79,16 @@ LOOKS = {HELD_OUT: "real", STORED: "control", UNSEEN: "published"}
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #f03fd2a1
 def measured_sets(name, samples, images, test, each, bank=300, seed=0, device="cpu"):
-    """{'l1': {set: distances}, 'ms_ssim': {set: distances}} of `samples` (called `name`) and the controls."""
+    """{'l1': {set: distances}, 'ms_ssim': {set: distances}} of `samples` (called `name`) and the controls.
+
+    UserError for fewer than two samples or held-out images."""
     held_out, unseen = real_draws(test, each, seed)
     sets = {name: samples, HELD_OUT: held_out, STORED: stored_images(images, each, bank, seed),
             UNSEEN: unseen}
     sets = {who: one for who, one in sets.items() if len(one) > 1}
+    lost = [who for who in (name, HELD_OUT) if who not in sets]
+    if lost:
+        raise UserError(f"distances are compared over at least 2 images: there are too few {lost[0]}")
     part = part_of_classes(images, bank)
     few = {who: one.take(range(0, len(one), max(1, len(one) // 60))) for who, one in sets.items()}
     return {"l1": {who: nearest_of(one, images, "l1", device)[0] for who, one in sets.items()},
