@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PART', 'members_of', 'grid', 'Ensemble', 'train_ensemble', 'open_ensemble', 'part_of', 'parts_in', 'named_members',
-           'part_images', 'train_part', 'restarts', 'replicates', 'fit_counts', 'select_best', 'against_base']
+           'part_images', 'train_part', 'restarts', 'replicates', 'sheet', 'run_rows', 'fit_counts', 'select_best',
+           'against_base']
 
 # %% ../nbs/06_ensemble.ipynb #a7d9b0ec
 import math
@@ -186,6 +187,26 @@ def restarts(E):
 def replicates(E):
     """[Ensemble]: one for each seed of a part from `train_part` that has no variants; each is a sampler over all classes."""
     return [Ensemble(runs, E.classes, E.device) for runs in zip(*restarts(E).values(), strict=True)]
+
+# %% ../nbs/06_ensemble.ipynb #5219369b
+def sheet(E, columns=10, rows=40, seed=0):
+    """([class name], [uint8 [3,R,R] or None]): `columns` samples of each of at most `rows` classes of an Ensemble, row by row."""
+    at = torch.linspace(0, len(E.classes) - 1, min(rows, len(E.classes))).round().int().tolist()
+    tiles = []
+    for k in at:
+        tiles += [None] * columns if E.classes[k] in E.missing else list(E.sample(k, columns, seed))
+    return [E.classes[k] for k in at], tiles
+
+# %% ../nbs/06_ensemble.ipynb #b0a23bbd
+def run_rows(E, part=""):
+    """One dictionary a run of an Ensemble from `train_part`: part, member, classes, first class, pixels, seed, step, last losses."""
+    rows = []
+    for name, run in zip(E.names, E.runs, strict=True):
+        last = run.log()[-1]
+        rows.append({"part": part, "member": name, "classes": len(run.classes), "first class": run.classes[0], "pixels": E.resolution,
+                     "seed": run.gan.seed, "step": run.step,
+                     **{key: round(last[key], 3) for key in ("d_loss", "g_loss", "class_real_accuracy")}})
+    return rows
 
 # %% ../nbs/06_ensemble.ipynb #2fcc7030
 def fit_counts(counts, n_classes):

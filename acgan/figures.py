@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DPI', 'WIDTHS', 'COLORS', 'PAGE_STYLE', 'PAGE_SCRIPT', 'style', 'look', 'panels', 'finite', 'curves', 'points',
-           'scatter_identity', 'as_tiles', 'enlarge', 'text_size', 'wrap', 'grid_layout', 'image_grid', 'signature',
-           'blank', 'figure_folder', 'write_record', 'picture_bytes', 'save_figure', 'save_table', 'strip',
-           'strip_bytes', 'strip_files', 'class_row', 'page_html', 'class_page']
+           'scatter_identity', 'training_curves', 'as_tiles', 'enlarge', 'text_size', 'wrap', 'grid_layout',
+           'image_grid', 'signature', 'blank', 'figure_folder', 'write_record', 'picture_bytes', 'save_figure',
+           'save_table', 'strip', 'strip_bytes', 'strip_files', 'class_row', 'page_html', 'class_page']
 
 # %% ../nbs/12_figures.ipynb #3bf6c55c
 import csv
@@ -119,6 +119,28 @@ def scatter_identity(ax, x, y, xlabel, ylabel, series="fake", names=None):
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_aspect("equal", adjustable="datalim")
     return sum(b < a for _, a, b in pairs) / len(pairs) if pairs else float("nan")
+
+# %% ../nbs/12_figures.ipynb #50f0846f
+def training_curves(log):
+    """Six panels of a run's `log` (a list of its lines): losses, D's accuracies in training, and what the probe saw."""
+    step, looks = [line["step"] for line in log], [line for line in log if line.get("probe")]
+    at, real = [line["step"] for line in looks], next((line["probe"]["real"] for line in looks if "real" in line["probe"]), {})
+    above = [("loss (nats)", {"D": "d_loss", "G": "g_loss"}),
+             ("D: right source (share)", {"real": "d_real_accuracy", "fake": "d_fake_accuracy"}),
+             ("D: right class (share)", {"real": "class_real_accuracy", "fake": "class_fake_accuracy"})]
+    below = [("D without dropout and noise", {"AUC": "source_auc", "accuracy": "source_accuracy"}),
+             ("right class of fakes (share)", {"D": "class_fake_d", "independent": "class_fake_judge"}),
+             ("power at Nyquist (share)", {"fake": "nyquist"})]
+    fig, axes = panels(columns=3, rows=2, ratio=0.9)
+    for ax, (ylabel, keys) in zip(axes[:3], above):
+        curves(ax, {name: (step, [line.get(key) for line in log]) for name, key in keys.items()}, "step", ylabel)
+    for ax, (ylabel, keys) in zip(axes[3:], below):
+        series = {name: (at, [line["probe"].get(key) for line in looks]) for name, key in keys.items()}
+        series |= {"real": (at, [real.get("nyquist")] * len(at))} if ax is axes[5] else {}
+        curves(ax, series, "step", ylabel)
+    axes[4].set_ylim(0, 1.05)
+    axes[5].set_yscale("log")
+    return fig
 
 # %% ../nbs/12_figures.ipynb #cf34b2c2
 def as_tiles(images):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'LOSS_WEIGHTS', 'source_loss', 'class_loss', 'Term', 'Objective', 'find_objective', 'check_loss_weights',
-           'terms', 'discriminator_loss', 'generator_loss']
+           'terms', 'discriminator_loss', 'generator_loss', 'closed_gradients', 'output_errors', 'parameter_errors']
 
 # %% ../nbs/03_losses.ipynb #d99513fc
 from dataclasses import dataclass, replace
 
+import torch
 from torch.nn import functional as F
 
 from .config import UserError, choose
@@ -129,3 +130,48 @@ def generator_loss(objective, fake_out, fake_c, loss_weights=None):
     part is -E[log P(S=real|X_fake)] instead. A scalar."""
     part = find_objective(objective).g
     return sum(terms(part, fake_out=fake_out, fake_c=fake_c, loss_weights=loss_weights, side="g").values())
+
+# %% ../nbs/03_losses.ipynb #d3c1b08a
+def closed_gradients(real_out, real_c, fake_out, fake_c):
+    """[s_real [B], s_fake [B], l_real [B,K], l_fake [B,K]]: the gradient of -(L_S + L_C), Eq. 2-3, of each image by itself.
+
+    `*_out` = (source logits [B], class logits [B,K]), `*_c` labels [B]."""
+    (s_real, l_real), (s_fake, l_fake) = real_out, fake_out
+    K = l_real.shape[1]
+    return [torch.sigmoid(s_real) - 1, torch.sigmoid(s_fake),
+            l_real.softmax(1) - F.one_hot(real_c, K), l_fake.softmax(1) - F.one_hot(fake_c, K)]
+
+# %% ../nbs/03_losses.ipynb #cca61489
+def output_errors(draws, rng, d="acgan", g="acgan-saturating", K=10):
+    """{'d': [s_real, s_fake, l_real, l_fake], 'g': [s_fake, l_fake]}: largest relative errors of the gradients of D's loss `d` and
+    G's loss `g` on `draws` random outputs from `rng`, in float64, against Eq. 2-3."""
+    s_real, s_fake = (torch.randn(draws, generator=rng, dtype=torch.float64).mul(3).requires_grad_() for _ in range(2))
+    l_real, l_fake = (torch.randn(draws, K, generator=rng, dtype=torch.float64).mul(3).requires_grad_() for _ in range(2))
+    c_real, c_fake = (torch.randint(K, (draws,), generator=rng) for _ in range(2))
+    loss_d = discriminator_loss(d, (s_real, l_real), c_real, (s_fake, l_fake), c_fake) * draws
+    loss_g = generator_loss(g, (s_fake, l_fake), c_fake) * draws
+    grads_d = torch.autograd.grad(loss_d, [s_real, s_fake, l_real, l_fake], materialize_grads=True)
+    grads_g = torch.autograd.grad(loss_g, [s_fake, l_fake], materialize_grads=True)
+    want = closed_gradients((s_real, l_real), c_real, (s_fake, l_fake), c_fake)
+    size = [x.abs().clamp(min=1e-3) for x in want]
+    return {"d": [((a - b).abs() / s).max().item() for a, b, s in zip(grads_d, want, size)],
+            "g": [((grads_g[0] + want[1]).abs() / size[1]).max().item(), ((grads_g[1] - want[3]).abs() / size[3]).max().item()]}
+
+# %% ../nbs/03_losses.ipynb #ef6471ca
+def parameter_errors(G, D, rng, n=20, d="acgan", g="acgan-saturating"):
+    """{'error', 'stray', 'entries'} of the gradients of all parameters of G and D in float64, for `n` images from `rng`.
+
+    G(z, c) -> x and D(x) -> (s, l), as in `models`, in evaluation mode. `entries`: how many gradients were compared."""
+    c, R = torch.arange(n) % G.n_classes, G.resolution
+    z, x = (torch.randn(n, *shape, generator=rng, dtype=torch.float64) for shape in ((G.z_dim,), (3, R, R)))
+    real_out, fake_out = D(x.clamp(-1, 1)), D(G(z, c))
+    push = closed_gradients(real_out, c, fake_out, c)
+    outputs, weights = [real_out[0], fake_out[0], real_out[1], fake_out[1]], (list(D.parameters()), list(G.parameters()))
+    ours = (torch.autograd.grad(discriminator_loss(d, real_out, c, fake_out, c), weights[0], retain_graph=True)
+            + torch.autograd.grad(generator_loss(g, fake_out, c), weights[1], retain_graph=True))
+    theirs = (torch.autograd.grad(outputs, weights[0], [v.detach() / n for v in push], retain_graph=True)
+              + torch.autograd.grad(outputs[1::2], weights[1], [-push[1].detach() / n, push[3].detach() / n], retain_graph=True))
+    error = max(((a - b).norm() / b.norm().clamp(min=1e-12)).item() for a, b in zip(ours, theirs, strict=True))
+    stray = torch.autograd.grad(push[0].sum() + push[2].sum(), weights[1], allow_unused=True)
+    return {"error": error, "stray": max(0.0 if v is None else v.abs().max().item() for v in stray),
+            "entries": sum(v.numel() for v in ours)}
