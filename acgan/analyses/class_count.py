@@ -74,7 +74,7 @@ def settings_of(result, subject):
 def recognised(result, rows):
     """What `claims.judge` takes as given: the accuracy of `rows` of the table is above chance."""
     return {"what": "an independent classifier names the class more often than chance", "values": rows["accuracy"].tolist(),
-            "above": 1 / result.numbers["of"]}
+            "above": 1 / len(result.numbers["measured"])}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #df7e8eb3
 def trends(result, subject):
