@@ -52,13 +52,16 @@ class Study:
         return claims.setting(self.images(part), self.trained(part).runs, classifier, **more)
 
 # %% ../nbs/12a_study.ipynb #4ac872f2
-def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, **facts):
-    """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts."""
+def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, trained_seeds=None, **facts):
+    """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts.
+
+    trained_seeds: those of the setting, where the runs of `part` repeat a seed or have derived ones."""
     result.save(home() / "figures" / study.label / "results")
     for which, one in result.figures.items():
         numbers = {key: result.numbers[key] for key in one.keys or result.numbers}
         print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=n, seeds=list(seeds),
                                   images=study.images(part).fingerprint, title=one.title, claims=list(one.claims)))
+    facts |= {} if trained_seeds is None else {"seeds": list(trained_seeds)}
     setting = study.setting(part, classifier, **facts)
     for claim, found in result.evidence().items():
         what = {"undecided": found.undecided} if found.undecided else {"evidence": found.arguments}

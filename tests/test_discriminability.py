@@ -125,10 +125,13 @@ def test_study_of_semi_supervised_learning(monkeypatch, tmp_path, capsys):
     semi = {"steps": 2, "axes": {"labelled": [0.25, 1.0], "objective": ["acgan", "classifier"]}, "n_seeds": 2, "gan": TINY}
     names = study("12_semi_supervised", "odena2017", monkeypatch, tmp_path, PROFILE | {"semi_supervised": semi}, per_class=5, score_n=4)
     made, folder = claims.records("tiny"), tmp_path / "figures" / "tiny"
-    assert set(made) == {"acgan-5-c", "acgan-5-d"} and names["counts"] == [6, 24]
+    assert set(made) == {"acgan-5-c", "acgan-5-d"} and list(names["result"].gains()) == [6, 24]
     assert list(made["acgan-5-c"]["evidence"]["parts"]) == ["6 labels"]                           # all labels: nothing is missing
     rows = json.loads((folder / "semi_supervised_table.json").read_text())["rows"]
     assert len(rows) == 8 and sum(row["score"] is not None for row in rows) == 4
-    pairs = torch.tensor(json.loads((folder / "semi_supervised.json").read_text())["numbers"]["score and accuracy"], dtype=torch.float64)
+    numbers = json.loads((folder / "semi_supervised.json").read_text())["numbers"]
+    pairs = torch.tensor([[row["score"], row["accuracy (%)"]] for row in numbers["trainings"] if row["score"] is not None], dtype=torch.float64)
     r = torch.corrcoef(pairs.T)[0, 1].item()                                                        # the mean of the products is r
     assert [made["acgan-5-d"]["evidence"][key] for key in "xy"] == pairs.T.tolist() and abs(r) <= 1
+    assert names["result"].agreement()["r"] == pytest.approx(r)
+    assert (folder / "results" / "semi_supervised.json").is_file()

@@ -6,6 +6,7 @@
 __all__ = ['Evidence', 'Figure', 'evidence_of', 'Result']
 
 # %% ../../nbs/analyses/00_result.ipynb #b4634d24
+import json
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from ..config import UserError, plain, read_json, write_json
+from ..config import UserError, plain, read_json, write_bytes
 
 # %% ../../nbs/analyses/00_result.ipynb #65ae08c0
 Evidence = namedtuple("Evidence", "ours arguments nulls note undecided", defaults=(None, {}, "", ""))
@@ -60,7 +61,8 @@ class Result:
 
     def save(self, folder):
         """Write folder/<name>.json; returns the path."""
-        return write_json(Path(folder) / f"{self.name}.json", {"analysis": self.name, "numbers": self.numbers})
+        text = json.dumps({"analysis": self.name, "numbers": self.numbers}, indent=1, allow_nan=False, ensure_ascii=False)
+        return write_bytes(Path(folder) / f"{self.name}.json", (text + "\n").encode())
 
     @classmethod
     def load(cls, folder):
