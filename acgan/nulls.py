@@ -87,8 +87,8 @@ def of_images(images, name="samples"):
 def by_training(samplers, **columns):
     """{name: [values], ..., 'clusters': [ids]} of `columns` {name: a list of values by class for each of `samplers`}.
 
-    A sampler (an Ensemble or a null) says with `owners()` whose each class is. Rows with a NaN are left out."""
-    ids = [owner for sampler in samplers for owner in sampler.owners()]
+    A sampler (an Ensemble or a null) says with `owners()` whose each class is; the saved list of them will do. Rows with a NaN are left out."""
+    ids = [owner for one in samplers for owner in (one if isinstance(one, list) else one.owners())]
     flat = {name: [float(value) for values in tables for value in values] for name, tables in columns.items()}
     kept = [i for i in range(len(ids)) if not any(math.isnan(values[i]) for values in flat.values())]
     return {name: [values[i] for i in kept] for name, values in flat.items()} | {"clusters": [ids[i] for i in kept]}

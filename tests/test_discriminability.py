@@ -104,6 +104,14 @@ PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per
            "model": {"steps": 2, "gan": TINY}, "classifier": {"name": "resnet20", "epochs": 1, "width": 0.25, "batch": 8}, "stages": {}}
 
 
+def test_study_of_discriminability_when_several_runs_share_the_classes(monkeypatch, tmp_path, capsys):
+    """The paper's own setting, 100 models of 10 classes: the classes of one run are one unit in every interval and test."""
+    shared = PROFILE | {"model": PROFILE["model"] | {"classes_per_member": 2}}
+    names = study("03_discriminability", "odena2017", monkeypatch, tmp_path, shared, per_class=5, subsets=5)
+    assert names["result"].numbers["units"] == [0, 0, 1]
+    assert len(set(claims.records("tiny")["acgan-4.1-a"]["evidence"]["clusters"])) == 2
+
+
 @pytest.mark.parametrize("sizes", ["two", "one"])
 def test_study_of_discriminability(sizes, monkeypatch, tmp_path, capsys):
     high = {"full_res": {"steps": 2, "images": {"resolution": 64}, "gan": TINY}, "classifier_full_res": PROFILE["classifier"]}
@@ -111,14 +119,15 @@ def test_study_of_discriminability(sizes, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "figures" / "tiny"
     made = claims.records("tiny")
     assert set(made) == {"acgan-abs-a", "acgan-5-f", "acgan-fig2", *(f"acgan-4.1-{x}" for x in "abcdefghijk")}
-    assert names["sizes"] == ([8, 16, 32, 64, 128] if sizes == "two" else [4, 8, 16, 32, 64])
+    assert names["result"].numbers["sizes"] == ([8, 16, 32, 64, 128] if sizes == "two" else [4, 8, 16, 32, 64])
     assert (made["acgan-4.1-g"]["skipped"] == "") == (sizes == "two")
     assert {path.stem for path in folder.glob("*.png")} == {"fig2_discriminability", "fig2_images"}
     table = json.loads((folder / "resolution_tests.json").read_text())["rows"]
     assert len(table) == (18 if sizes == "two" else 11) and all(0 <= row["averaged: p over images"] <= 1 for row in table)
-    assert all(row["every k-th pixel: points"] == 0 for row in table if row["first"].endswith(f" {names['sizes'][4]}"))
+    assert all(row["every k-th pixel: points"] == 0 for row in table if row["first"].endswith(f" {names['result'].numbers['sizes'][4]}"))
     shown = json.loads((folder / "fig2_discriminability.json").read_text())
-    assert shown["n"] == 15 * (3 if sizes == "two" else 2) and shown["caption"].endswith("profile tiny.")
+    assert shown["n"] == 15 and shown["caption"].endswith("profile tiny.")                            # images of each set
+    assert len(shown["numbers"]["sets"]) == (3 if sizes == "two" else 2)
 
 
 def test_study_of_semi_supervised_learning(monkeypatch, tmp_path, capsys):
