@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import acgan
-from . import chain, config
-from .chain import StageError
+from . import config, runner, stages
 from .config import UserError, choose, pick_device, write_bytes
+from .runner import StageError
 
 # %% ../nbs/16_cli.ipynb #8d0ebf2d
 def chain_options(parser):
@@ -36,21 +36,21 @@ def chain_options(parser):
 
 # %% ../nbs/16_cli.ipynb #eb63c992
 def job_of(args):
-    """The chain's Job for parsed options."""
+    """The ChainRequest for parsed options."""
     if args.device not in ("auto", "cpu"):
         pick_device(args.device)
-    return chain.make_job(args.profile, args.dataset, args.data_root, args.device, args.label, args.overrides)
+    return stages.make_job(args.profile, args.dataset, args.data_root, args.device, args.label, args.overrides)
 
 # %% ../nbs/16_cli.ipynb #8556ee3c
 def reproduce(args):
     """acgan reproduce: run what is not up to date."""
-    chain.run(job_of(args), args.only, args.start, args.force, ahead=args.ahead)
+    runner.run(job_of(args), args.only, args.start, args.force, ahead=args.ahead)
 
 # %% ../nbs/16_cli.ipynb #5fe88ab0
 def plan(args):
     """acgan plan: print which stages would run, and why; then what the profile trains, and what that costs."""
     job = job_of(args)
-    steps = [{"id": stage.id, "reason": reason} for stage, reason in chain.plan(job, args.only, args.start, args.force)]
+    steps = [{"id": stage.id, "reason": reason} for stage, reason in stages.plan(job, args.only, args.start, args.force)]
     words = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(args, name)))}" for name in ("dataset", "data_root", "label") if getattr(args, name))
     for step in () if args.json else steps:
         print(f"{step['id']:<16} {'up to date' if step['reason'] is None else 'runs: ' + step['reason']}")

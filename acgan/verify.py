@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from . import chain, claims, config, ensemble
+from . import claims, config, ensemble, stages
 from .config import UserError, home, pick_device, plain, read_json, work_root
 from .training import HASH_STEP, read_log
 
@@ -30,7 +30,7 @@ def check_of(what, wrong, right):
 
 # %% ../nbs/13a_verify.ipynb #ddcdb487
 def check_inputs(saved, now):
-    """[Check] of the saved `inputs.json` against the present `chain.inputs_of`: profile, notebooks, package and files."""
+    """[Check] of the saved `inputs.json` against the present `stages.inputs_of`: profile, notebooks, package and files."""
     checks = [check_of("profile", [] if saved["settings"] == now["settings"] else [saved["profile"]], f"{saved['profile']} as it was")]
     for what in ("notebooks", "package", "files"):
         names = sorted(set(saved[what]) | set(now[what]))
@@ -108,7 +108,7 @@ def verify(label, dataset="", data_root="", device="auto", seed=0):
         raise UserError(f"{folder} has no inputs.json: run the chain's stage report first")
     saved = read_json(folder / "inputs.json")
     settings = config.profile(saved["profile"], dataset=dataset, data_root=data_root)
-    job = chain.Job(config.profile(saved["profile"]), label)
-    checks = [*check_inputs(saved, chain.inputs_of(job)), check_verdicts(label), *check_images(settings, saved)]
+    job = stages.ChainRequest(config.profile(saved["profile"]), label)
+    checks = [*check_inputs(saved, stages.inputs_of(job)), check_verdicts(label), *check_images(settings, saved)]
     other = same_processor(saved, device)
     return [*checks, Check("a run", "not checked", other) if other else retrain(settings, label, seed, device)]

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acgan import chain, claims
-from acgan.chain import Stage, StageError
-from acgan.config import UserError, home, locked
+from acgan import claims, runner, stages
+from acgan.config import UserError, home, locked, read_json, write_json
+from acgan.report import build_report
+from acgan.runner import StageError
+from acgan.stages import Stage, make_job, plan
 
 CLAIMS = (home() / "nbs" / "claims.yaml").read_text()
 PARAMETERS = 'profile: str = "quick"\nlabel: str = ""\nsteps: int = 3  # how many\nrate: float = 0.1'
@@ -37,7 +39,7 @@ def write(path, *cells, tags=("parameters",)):
 def project(tmp_path, monkeypatch):
     monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
     monkeypatch.delenv("ACGAN_WORK", raising=False)
-    monkeypatch.setattr(chain, "STAGES", STAGES)
+    monkeypatch.setattr(stages, "STAGES", STAGES)
     write(tmp_path / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "one.txt").write_text(f"{steps} {sys.executable}")')
     write(tmp_path / "nbs/two.ipynb", PARAMETERS, FOLDER, '(out / "two.txt").write_text((out / "one.txt").read_text() * 2)')
     (tmp_path / "nbs/profiles").mkdir()
@@ -47,7 +49,7 @@ def project(tmp_path, monkeypatch):
 
 
 def run(*overrides, said=None, **how):
-    return list(chain.run(chain.make_job("quick", overrides=overrides), say=lambda text="", **kw: said.append(text) if said is not None else None, **how))
+    return list(runner.run(make_job("quick", overrides=overrides), say=lambda text="", **kw: said.append(text) if said is not None else None, **how))
 
 
 def test_only_what_changed_runs_again(project, monkeypatch):
@@ -61,12 +63,12 @@ def test_only_what_changed_runs_again(project, monkeypatch):
     assert run(said=said) == [] and any("nothing to do: 2 of 2" in line for line in said)
     write(project / "nbs/two.ipynb", PARAMETERS, FOLDER + "  # a comment", '(out / "two.txt").write_text((out / "one.txt").read_text() * 2)')
     assert run() == []
-    stages = [(stage.id, why) for stage, why in chain.plan(chain.make_job("quick", overrides=["two.rate=1"]))]
-    assert stages == [("one", None), ("two", "parameters changed")]
+    steps = [(stage.id, why) for stage, why in plan(make_job("quick", overrides=["two.rate=1"]))]
+    assert steps == [("one", None), ("two", "parameters changed")]
     (project / "figures/quick/two.txt").unlink()
-    assert chain.plan(chain.make_job("quick"))[1][1] == "figures/two.txt is gone"
+    assert plan(make_job("quick"))[1][1] == "figures/two.txt is gone"
     write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "other.txt").write_text("x")')
-    assert [why for _, why in chain.plan(chain.make_job("quick"))] == ["notebook changed", "figures/two.txt is gone"]
+    assert [why for _, why in plan(make_job("quick"))] == ["notebook changed", "figures/two.txt is gone"]
     assert run(only=["one"]) == ["one"]
     assert sorted(p.name for p in (project / "figures/quick").iterdir()) == ["other.txt"], "the stale output of stage one stayed"
 
@@ -87,11 +89,11 @@ def three(project, *cells):
 
 
 def test_stages_started_ahead_work_one_after_the_other(project, monkeypatch):
-    monkeypatch.setattr(chain, "STAGES", AHEAD)
+    monkeypatch.setattr(stages, "STAGES", AHEAD)
     three(project, "import colorsys, os\nassert 'colorsys' in sys.modules and 'ACGAN_GATE' not in os.environ and 'ACGAN_WARM' not in os.environ\nassert os.environ['ACGAN_STAGE'] == 'three'")
     assert run(ahead=True) == ["one", "two", "three"]
     files = {path.name: path.read_text() for path in (project / "figures/quick").iterdir()}
-    stamps = {stage.id: chain.read_json(project / f"data/quick/stamps/{stage.id}.json")["outputs"] for stage in AHEAD}
+    stamps = {stage.id: read_json(project / f"data/quick/stamps/{stage.id}.json")["outputs"] for stage in AHEAD}
     assert files["three.txt"] == "['one.txt', 'two.txt']", "stage three worked before stage two had ended"
     assert {name: list(outputs) for name, outputs in stamps.items()} == {name: [f"figures/{name}.txt"] for name in ("one", "two", "three")}
     assert run(ahead=True) == [] and run() == [], "what was started ahead is up to date for either way"
@@ -101,12 +103,12 @@ def test_a_notebook_that_changes_while_its_process_waits_is_read_again(project):
     change = "import json\npath = Path(os.environ['ACGAN_HOME']) / 'nbs/two.ipynb'\ntime.sleep(3)\npath.write_text(path.read_text().replace('* 2', '* 3'))"
     write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "one.txt").write_text("x")', change)
     assert run(ahead=True) == ["one", "two"]
-    assert (project / "figures/quick/two.txt").read_text() == "xxx" and chain.plan(chain.make_job("quick"))[1][1] is None
+    assert (project / "figures/quick/two.txt").read_text() == "xxx" and plan(make_job("quick"))[1][1] is None
 
 
 def test_a_failure_ends_the_process_that_waits(project, monkeypatch):
-    started, begin = [], chain.begin
-    monkeypatch.setattr(chain, "begin", lambda *words, **how: started.append(begin(*words, **how)) or started[-1])
+    started, begin = [], runner.begin
+    monkeypatch.setattr(runner, "begin", lambda *words, **how: started.append(begin(*words, **how)) or started[-1])
     write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, "time.sleep(2)\n1 / 0")
     with pytest.raises(StageError, match="ZeroDivisionError"):
         run(ahead=True)
@@ -115,16 +117,26 @@ def test_a_failure_ends_the_process_that_waits(project, monkeypatch):
 
 
 def test_the_gallery_belongs_to_its_stage_and_is_linked(project):
-    job, gallery = chain.make_job("quick"), project / "figures/quick/gallery.html"
+    job, gallery = make_job("quick"), project / "figures/quick/gallery.html"
     gallery.parent.mkdir(parents=True)
     gallery.write_text("<p>every class</p>")
-    assert "figures/gallery.html" in chain.files_of(job), "what a stage writes there is one of its outputs"
-    chain.write_json(job.stamp("one"), {"inputs": chain.stage_inputs(job, STAGES[0]), "outputs": {"figures/gallery.html": chain.file_hash(gallery)}, "seconds": 1})
-    assert chain.plan(job)[0][1] is None
-    assert '<a href="gallery.html">samples of every class</a>' in chain.build_report("quick", stages=STAGES).read_text()
+    assert "figures/gallery.html" in runner.files_of(job), "what a stage writes there is one of its outputs"
+    write_json(job.stamp("one"), {"inputs": stages.stage_inputs(job, STAGES[0]), "outputs": {"figures/gallery.html": stages.file_hash(gallery)}, "seconds": 1})
+    assert plan(job)[0][1] is None
+    assert '<a href="gallery.html">samples of every class</a>' in build_report("quick", stages=STAGES).read_text()
     gallery.unlink()
-    assert chain.plan(job)[0][1] == "figures/gallery.html is gone"
-    assert "gallery.html" not in chain.build_report("quick", stages=STAGES).read_text()
+    assert plan(job)[0][1] == "figures/gallery.html is gone"
+    assert "gallery.html" not in build_report("quick", stages=STAGES).read_text()
+
+
+def test_an_edited_template_makes_only_the_report_run_again(tmp_path, monkeypatch):
+    template = tmp_path / "page.html.j2"
+    monkeypatch.setattr(stages, "package_files", lambda: {"templates/page.html.j2": template})
+    found = []
+    for text in ("<p>", "<p class=other>"):
+        template.write_text(text)
+        found.append([stages.package_hash(f"from acgan import {name}") for name in ("report", "runner", "training")])
+    assert [one == two for one, two in zip(*found, strict=True)] == [False, True, True]
 
 
 def test_a_failing_notebook_stops_the_chain_and_the_next_run_goes_on(project):
@@ -158,14 +170,14 @@ def test_parameters_are_checked_before_anything_runs(project, overrides, message
 def test_the_profile_may_not_name_what_is_not_there(project):
     path = project / "nbs/profiles/quick.yaml"
     good = yaml.safe_load(path.read_text())
-    for stages, message in (({"one": {"stepz": 1}}, "no parameter 'stepz'"), ({"uno": {}}, "unknown stage 'uno'")):
-        path.write_text(yaml.safe_dump(good | {"stages": stages}))
+    for given, message in (({"one": {"stepz": 1}}, "no parameter 'stepz'"), ({"uno": {}}, "unknown stage 'uno'")):
+        path.write_text(yaml.safe_dump(good | {"stages": given}))
         with pytest.raises(UserError, match=message):
-            chain.make_job("quick")
+            make_job("quick")
     path.write_text(yaml.safe_dump(good | {"stages": {"one": {"steps": 7, "rate": 1}}}))
-    assert chain.make_job("quick").parameters["one"] == {"profile": "quick", "label": "quick", "steps": 7, "rate": 1.0}
+    assert make_job("quick").parameters["one"] == {"profile": "quick", "label": "quick", "steps": 7, "rate": 1.0}
     with pytest.raises(UserError, match="the data folder .* does not exist"):
-        chain.make_job("quick", data_root=str(project / "nowhere"))
+        make_job("quick", data_root=str(project / "nowhere"))
 
 
 @pytest.mark.parametrize("tags, count", [((), 0), (("parameters",), 2)])
@@ -176,30 +188,30 @@ def test_a_study_has_exactly_one_parameters_cell(project, tags, count):
         text["cells"][2]["metadata"] = {"tags": ["parameters"]}
         (project / "nbs/two.ipynb").write_text(json.dumps(text))
     with pytest.raises(UserError, match=f"nbs/two.ipynb has {count} cells tagged 'parameters'"):
-        chain.make_job("quick")
+        make_job("quick")
 
 
 def test_two_chains_on_one_label_do_not_meet(project):
-    job = chain.make_job("quick")
+    job = make_job("quick")
     with locked(job.folder), pytest.raises(UserError, match="another run is using"):
-        chain.run(job, say=lambda *a, **k: None)
+        runner.run(job, say=lambda *a, **k: None)
 
 
 def test_a_vanished_run_folder_makes_its_stage_run(project):
-    job = chain.make_job("quick")
+    job = make_job("quick")
     (project / "data/runs/abc").mkdir(parents=True)
     (project / "figures/quick").mkdir(parents=True)
     for stage in STAGES:
-        chain.write_json(job.stamp(stage.id), {"inputs": chain.stage_inputs(job, stage), "outputs": {}, "folders": ["runs/abc"]})
-    assert [why for _, why in chain.plan(job)] == [None, None]
+        write_json(job.stamp(stage.id), {"inputs": stages.stage_inputs(job, stage), "outputs": {}, "folders": ["runs/abc"]})
+    assert [why for _, why in plan(job)] == [None, None]
     (project / "data/runs/abc").rmdir()
-    assert [why for _, why in chain.plan(job)] == ["runs/abc is gone", "runs/abc is gone"]
+    assert [why for _, why in plan(job)] == ["runs/abc is gone", "runs/abc is gone"]
 
 
 DRIVER = """
 import sys
-from acgan import chain, cli
-chain.STAGES = (chain.Stage("slow", "slow.ipynb", "nothing, slowly"), chain.Stage("next", "slow.ipynb", "waits ahead"))
+from acgan import cli, stages
+stages.STAGES = (stages.Stage("slow", "slow.ipynb", "nothing, slowly"), stages.Stage("next", "slow.ipynb", "waits ahead"))
 sys.exit(cli.main(["reproduce", *sys.argv[1:]]))
 """
 
@@ -282,7 +294,7 @@ def test_the_report_is_one_whole_page(project):
     figures.save_figure(fig, "plot", "quick", "A <plot> & more", {"a": {"b": 1.23456, "c": None}, "list": list(range(50))}, n=3, seeds=[0])
     figures.save_table([{"layer": "conv", "maps": 16}, {"layer": "<linear>", "maps": None}], "nets", "quick", "Layers")
     claims.record("quick", "acgan-4.4-a", 8.2, evidence={"values": [8.2]}, n=100, differs=["x < y"])
-    path = chain.build_report("quick", stages=(*STAGES, Stage("report", "one.ipynb", "the page")))
+    path = build_report("quick", stages=(*STAGES, Stage("report", "one.ipynb", "the page")))
     text = path.read_text()
     page = Page(text)
     assert page.open == [] and page.loads == [] and "script" not in page.count
@@ -291,7 +303,7 @@ def test_the_report_is_one_whole_page(project):
     assert text.count("is missing: no stage has drawn it") == 12, "Figures 1 to 10 and Tables 1 and 2 are missed by number"
     assert "A &lt;plot&gt; &amp; more" in text and "&lt;linear&gt;" in text and "x &lt; y" in text and "(50 values)" in text
     assert page.count["tr"] > len(claims.ledger()) and "<b>1</b> inconclusive" in text
-    assert chain.build_report("quick", stages=STAGES).read_text() == chain.build_report("quick", stages=STAGES).read_text()
+    assert build_report("quick", stages=STAGES).read_text() == build_report("quick", stages=STAGES).read_text()
 
 
 def test_the_papers_figures_come_first_and_in_its_order(project):
@@ -304,9 +316,9 @@ def test_the_papers_figures_come_first_and_in_its_order(project):
         else:
             fig, _ = figures.panels(width="column")
             figures.save_figure(fig, name, "quick", "A figure.", {"a": 1}, n=1, seeds=[0])
-    chain.write_json(chain.make_job("quick", stages=[stage]).stamp("one"), {"seconds": 1.0, "inputs": {}, "outputs": {
+    write_json(make_job("quick", stages=[stage]).stamp("one"), {"seconds": 1.0, "inputs": {}, "outputs": {
         f"figures/{path.name}": "x" for path in (project / "figures/quick").glob("*.json")}})
-    text = chain.build_report("quick", stages=[stage]).read_text()
+    text = build_report("quick", stages=[stage]).read_text()
     order = re.findall(r'<figure id="([^"]+)"', text)
     assert order == ["fig2_accuracy", "fig10_counts", "table1_nets", "table2_nets", "extra"]
     assert text.index("Figure 1 (") < text.index('id="fig2_accuracy"') < text.index("Figure 3 (") < text.index('id="fig10_counts"')
@@ -316,6 +328,6 @@ def test_the_papers_figures_come_first_and_in_its_order(project):
 
 def test_every_stage_of_the_real_chain_has_its_notebook(monkeypatch):
     monkeypatch.delenv("ACGAN_HOME", raising=False)
-    job = chain.make_job("quick")
-    assert set(job.parameters) == {stage.id for stage in chain.STAGES}
-    assert all({"profile", "label", "dataset", "data_root", "device"} <= set(chain.declared(stage)) for stage in chain.STAGES)
+    job = make_job("quick")
+    assert set(job.parameters) == {stage.id for stage in stages.STAGES}
+    assert all({"profile", "label", "dataset", "data_root", "device"} <= set(stages.notebook_parameters(stage)) for stage in stages.STAGES)

@@ -91,7 +91,7 @@ def test_minutes_end_training_with_a_code_of_its_own(small, capsys):
 def test_bench_and_ahead_reach_their_functions(monkeypatch, capsys):
     import sys
     import types
-    from acgan import chain
+    from acgan import runner
     got = []
     fake = types.ModuleType("acgan.bench")
     fake.main = lambda **words: got.append(words)
@@ -99,7 +99,7 @@ def test_bench_and_ahead_reach_their_functions(monkeypatch, capsys):
     monkeypatch.setattr("acgan.bench", fake, raising=False)
     assert cli.main(["bench", "--quick", "--device", "cpu", "--only", "metrics", "--out", "x"]) == 0
     assert got == [{"device": "cpu", "quick": True, "out": "x", "only": ["metrics"]}]
-    monkeypatch.setattr(chain, "run", lambda *words, **how: got.append(how))
+    monkeypatch.setattr(runner, "run", lambda *words, **how: got.append(how))
     assert cli.main(["reproduce", "--ahead"]) == cli.main(["reproduce"]) == 0
     assert got[1:] == [{"ahead": True}, {"ahead": False}]
 

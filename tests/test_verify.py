@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acgan import chain, cli, verify
+from acgan import cli, runner, stages, verify
 from acgan.config import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ def make(home, patch, ahead):
     (home / "nbs" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
     patch.setenv("ACGAN_HOME", str(home))
     patch.setenv("ACGAN_WORK", str(home / "data"))
-    chain.run(chain.make_job("tiny"), only=IDS, say=lambda *_, **__: None, ahead=ahead)
+    runner.run(stages.make_job("tiny"), only=IDS, say=lambda *_, **__: None, ahead=ahead)
     return home / "figures" / "tiny"
 
 

@@ -1,0 +1,54 @@
+"""The wheel: it holds the templates and the class ids, and the package finds them without a checkout."""
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATES = sorted(path.name for path in (ROOT / "acgan" / "templates").iterdir())
+PROGRAM = """
+import acgan, acgan.report
+from acgan.classifiers import imagenet_ids
+print(acgan.__file__)
+print(len(imagenet_ids()))
+print(*sorted(acgan.report.TEMPLATES.list_templates()))
+for name in acgan.report.TEMPLATES.list_templates():
+    acgan.report.TEMPLATES.get_template(name)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of a copy of the checkout's package, built without a network; old build folders cannot get into it."""
+    if int(version("setuptools").split(".")[0]) < 77:
+        pytest.skip("pyproject.toml needs setuptools 77 or newer")
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "acgan", source / "acgan", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(out), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return next(out.glob("acgan-*.whl"))
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert {"report.html.j2", "report.css"} <= set(TEMPLATES)
+    assert {f"acgan/templates/{name}" for name in TEMPLATES} <= inside
+    assert "acgan/imagenet_ids.txt" in inside
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "acgan").rglob("*.py")} <= inside
+    assert not [name for name in inside if not name.startswith("acgan")], "nothing but the package"
+
+
+def test_the_package_finds_its_files_in_an_unpacked_wheel(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ACGAN_")} | {"PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [str(tmp_path / "site" / "acgan" / "__init__.py"), "1000", " ".join(TEMPLATES)]
