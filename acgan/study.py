@@ -47,23 +47,25 @@ class Study:
         starts = self.replicates(part)
         return {"samples": starts} | nulls.controls(starts[0], self.images(part), self.images(part, "test"), which=which)
 
-    def setting(self, part="model", classifier=None, **more):
-        """The facts of a measurement, to be compared with a claim's protocol."""
-        return claims.setting(self.images(part), self.trained(part).runs, classifier, **more)
+    def setting(self, part="model", classifier=None, runs=True, **more):
+        """The facts of a measurement, to be compared with a claim's protocol; without `runs`: of one on real images alone."""
+        return claims.setting(self.images(part), self.trained(part).runs if runs else (), classifier, **more)
 
 # %% ../nbs/12a_study.ipynb #4ac872f2
-def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, **facts):
-    """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts."""
+def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, counts=None, **facts):
+    """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts.
+
+    counts: {figure or claim: n} of those that rest on another number of samples; facts: go to `Study.setting`."""
     result.save(home() / "figures" / study.label / "results")
     for which, one in result.figures.items():
         numbers = {key: result.numbers[key] for key in one.keys or result.numbers}
-        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=n, seeds=list(seeds),
+        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=(counts or {}).get(which, n), seeds=list(seeds),
                                   images=study.images(part).fingerprint, title=one.title, claims=list(one.claims)))
     setting = study.setting(part, classifier, **facts)
     for claim, found in result.evidence().items():
         what = {"undecided": found.undecided} if found.undecided else {"evidence": found.arguments}
         note = (notes or {}).get(claim, found.note)
-        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=n, setting=setting, note=note, **what))
+        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=(counts or {}).get(claim, n), setting=setting, note=note, **what))
 
 # %% ../nbs/12a_study.ipynb #695addf7
 def save_grid(study, which, tiles, columns, caption, title, n, part="model", claims=(), numbers=None, seeds=(0,), **labels):
