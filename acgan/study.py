@@ -48,26 +48,29 @@ class Study:
         return {"samples": starts} | nulls.controls(starts[0], self.images(part), self.images(part, "test"), which=which)
 
     def setting(self, part="model", classifier=None, runs=None, **more):
-        """The facts of a measurement, to be compared with a claim's protocol; `runs`: those measured, default all of the part."""
+        """The facts of a measurement, to be compared with a claim's protocol; `runs`: those measured, default all of the part, () for
+        a claim on real images."""
         return claims.setting(self.images(part), self.trained(part).runs if runs is None else runs, classifier, **more)
 
 # %% ../nbs/12a_study.ipynb #4ac872f2
-def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, differs=None, figure_n=None, trained_seeds=None, **facts):
+def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, differs=None, counts=None,
+            trained_seeds=None, **facts):
     """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts.
 
-    notes, differs: {claim: note, or what its protocol's keys do not hold}; figure_n: {figure: its own n}; trained_seeds: those of
-    the setting, where the runs of `part` repeat a seed or have derived ones; facts: for `setting`."""
+    notes, differs: {claim: note, or what its protocol's keys do not hold}; counts: {figure or claim: its own n}; trained_seeds:
+    those of the setting, where the runs of `part` repeat a seed or have derived ones; facts: for `setting`."""
+    counts = counts or {}
     result.save(home() / "figures" / study.label / "results")
     for which, one in result.figures.items():
         numbers = {key: result.numbers[key] for key in one.keys or result.numbers}
-        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=(figure_n or {}).get(which, n), seeds=list(seeds),
-                                  images=study.images(part).fingerprint, title=one.title, claims=list(one.claims)))
+        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=counts.get(which, n),
+                                  seeds=list(seeds), images=study.images(part).fingerprint, title=one.title, claims=list(one.claims)))
     facts |= {} if trained_seeds is None else {"seeds": list(trained_seeds)}
     setting = study.setting(part, classifier, **facts)
     for claim, found in result.evidence().items():
         what = {"undecided": found.undecided} if found.undecided else {"evidence": found.arguments}
         note = (notes or {}).get(claim, found.note)
-        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=n, setting=setting, note=note,
+        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=counts.get(claim, n), setting=setting, note=note,
                             differs=(differs or {}).get(claim, ()), **what))
 
 # %% ../nbs/12a_study.ipynb #695addf7
