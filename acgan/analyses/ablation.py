@@ -25,7 +25,7 @@ def settings_of(E):
 
 # %% ../../nbs/analyses/09_ablation.ipynb #f9ba1683
 def turned(sampler, base):
-    """{switch: value} of the settings in which the run of a sampler differs from that of `base`; empty for samplers without runs."""
+    """{switch: value} in which the run of a sampler differs from that of `base`; empty for samplers without runs."""
     if not (getattr(sampler, "runs", None) and getattr(base, "runs", None)):
         return {}
     ours, theirs = asdict(sampler.runs[0].gan), asdict(base.runs[0].gan)
@@ -39,7 +39,8 @@ def right_source(run):
 
 # %% ../../nbs/analyses/09_ablation.ipynb #6c0b5d58
 def one_training(sampler, classifier, per_class=20, pairs=40, seed=0):
-    """{metric: value} of a sampler: score, accuracy (if `classifier` has its classes), MS-SSIM, 'D: right source' (if it has a run)."""
+    """{metric: value} of a sampler: score, accuracy (if `classifier` has its classes), MS-SSIM, 'D: right source' (if it has
+    a run)."""
     made = sampler.sample_set(per_class, seed)
     probs, _ = classifier.predict(made.images)
     found = {scores.score_name(classifier.name): scores.inception_score(probs, splits=1)[0]}
@@ -75,9 +76,11 @@ def table(result):
     numbers, apart, beyond, rows = result.numbers, differences(result), beyond_seeds(result), []
     for who, change in numbers["turned"].items():
         ours = who == numbers["base"]
-        row = {"setting": who, "switch": ", ".join(f"{key}: {value}" for key, value in change.items()) or ("the base" if ours else "")}
+        switch = ", ".join(f"{key}: {value}" for key, value in change.items()) or ("the base" if ours else "")
+        row = {"setting": who, "switch": switch}
         row |= {metric: round(statistics.fmean(numbers["measured"][metric][who]), 4) for metric in apart}
-        row |= {f"{metric}, difference": "" if ours else "{:+.3f} ({:+.3f} to {:+.3f})".format(*apart[metric][who]) for metric in apart}
+        for metric, gaps in apart.items():
+            row[f"{metric}, difference"] = "" if ours else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gaps[who])
         rows.append(row | {"beyond seeds in": "" if ours else ", ".join(beyond[who]) or "none"})
     return rows
 
@@ -93,7 +96,8 @@ def table_caption(result):
     numbers = result.numbers
     known = math.nan if numbers["classifier"]["test"] is None else numbers["classifier"]["test"]
     return (f"Base: {numbers['base']}. Means over {numbers['seeds']} seeds; differences to the base with 95 % intervals for all "
-            f"{len(numbers['turned']) - 1} settings together (Bonferroni, pooled spread between seeds). Real test images of this set: "
+            f"{len(numbers['turned']) - 1} settings together (Bonferroni, pooled spread between seeds). Real test images of this "
+            "set: "
             f"accuracy {known:.2f}. Switches that were not turned: {', '.join(untouched(result)) or 'none'}")
 
 # %% ../../nbs/analyses/09_ablation.ipynb #3c769de3
@@ -106,7 +110,8 @@ def panel(ax, result, metric):
     looks = {who: "real" if who == base else "fake" if metric in beyond[who] else "control" for who in numbers["turned"]}
     figures.points(ax, [(who, *apart.get(who, (0.0, None, None)), look) for who, look in looks.items()], "")
     for at, who in enumerate(looks):
-        ax.plot([value - middle for value in values[who]], [at + 0.25] * len(values[who]), linestyle="none", marker="|", markersize=4,
+        ax.plot([value - middle for value in values[who]], [at + 0.25] * len(values[who]), linestyle="none", marker="|",
+                markersize=4,
                 color=figures.COLORS["published"])
     ax.set_title(f"{metric}\n(base {middle:.2f})", fontsize=8)
     ax.set_xlabel("difference")
@@ -126,11 +131,14 @@ def ablation(result):
 def captions(result):
     """{figure: caption}."""
     numbers, apart = result.numbers, differences(result)
-    found = {who: ", ".join(f"{metric} {apart[metric][who][0]:+.2f}" for metric in which) for who, which in beyond_seeds(result).items()}
+    found = {who: ", ".join(f"{metric} {apart[metric][who][0]:+.2f}" for metric in which)
+             for who, which in beyond_seeds(result).items()}
     said = "; ".join(f"{who}: {text}" for who, text in found.items() if text) or "none does"
     trained = f"{numbers['steps']:,} steps of {numbers['batch']} images, " if numbers["steps"] else ""
-    return {"ablation": f"Every switch turned alone from the base ({numbers['base']}, black), {trained}{numbers['seeds']} seeds (ticks). "
-                        "Bars: 95 % intervals of the differences for all settings together. Squares exceed the spread between seeds: "
+    return {"ablation": f"Every switch turned alone from the base ({numbers['base']}, black), {trained}{numbers['seeds']} seeds "
+                        "(ticks). "
+                        "Bars: 95 % intervals of the differences for all settings together. Squares exceed the spread between "
+                        "seeds: "
                         f"{said}. Diamonds do not"}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #3c159ee6
@@ -150,5 +158,6 @@ def measure(settings, classifier, per_class=20, pairs=40, seed=0):
     metrics = list(found[base][0])
     measured = {metric: {who: [one[metric] for one in some] for who, some in found.items()} for metric in metrics}
     facts = {"base": base, "turned": {who: turned(some[0], first) for who, some in settings.items()}, "seeds": len(settings[base]),
-             "per class": per_class, "classes": len(first.classes), "classifier": {"name": classifier.name, "test": classifier.accuracy.get("test")}}
+             "per class": per_class, "classes": len(first.classes),
+             "classifier": {"name": classifier.name, "test": classifier.accuracy.get("test")}}
     return Ablation({"measured": measured, "metrics": metrics} | facts | trained_for(first))

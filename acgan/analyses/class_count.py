@@ -78,14 +78,15 @@ def recognised(result, rows):
 
 # %% ../../nbs/analyses/07_class_count.ipynb #df7e8eb3
 def trends(result, subject):
-    """{claim: (arguments, ours)} of acgan-3-c, critique-4 and acgan-4.6-a: MS-SSIM, accuracy and score against the number of classes."""
+    """{claim: (arguments, ours)} of acgan-3-c, critique-4 and acgan-4.6-a: measures by the number of classes."""
     usual, _ = settings_of(result, subject)
     by = {what: [rows[what].tolist() for rows in usual.values()] for what in ("MS-SSIM", "accuracy", "score")}
     given = {"given": recognised(result, next(iter(usual.values())))}
     down = {what: {"groups": groups} | given for what, groups in by.items() if what != "MS-SSIM"}
     negated = {"MS-SSIM, negated": {"groups": [[-v for v in values] for values in by["MS-SSIM"]]} | given}
     counts = ", ".join(map(str, usual))
-    said = {what: ", ".join(f"{statistics.fmean(v):.2f}" for v in values) + f" with {counts} classes" for what, values in by.items()}
+    mean = {what: ", ".join(f"{statistics.fmean(v):.2f}" for v in values) for what, values in by.items()}
+    said = {what: f"{text} with {counts} classes" for what, text in mean.items()}
     return {"acgan-3-c": ({"parts": down | negated}, "; ".join(f"{what} {words}" for what, words in said.items())),
             "critique-4": ({"parts": down}, f"accuracy {said['accuracy']}; score {said['score']}"),
             "acgan-4.6-a": ({"groups": by["MS-SSIM"]} | given, said["MS-SSIM"])}
@@ -164,7 +165,8 @@ def class_count(result):
     """MS-SSIM, accuracy and score of the first classes against the number of classes trained on."""
     numbers = result.numbers
     fig, axes = figures.panels(columns=3, ratio=0.95)
-    labels = (f"mean MS-SSIM, first {len(numbers['measured'])} classes", "accuracy (share)", scores.score_name(numbers["classifier"]["name"]))
+    labels = (f"mean MS-SSIM, first {len(numbers['measured'])} classes", "accuracy (share)",
+              scores.score_name(numbers["classifier"]["name"]))
     for ax, what, ylabel in zip(axes, ("MS-SSIM", "accuracy", "score"), labels, strict=True):
         panel(ax, result, what, ylabel)
     axes[0].axhline(numbers["mark"], color="#cc3311", linestyle=":", linewidth=1.2, label=f"{numbers['mark']:g}, the paper's line")
@@ -186,8 +188,10 @@ def captions(result):
     known = numbers["classifier"]["test"]
     real = f"test accuracy {math.nan if known is None else known:.2f}"
     return {"fig10_class_count": f"{len(usual[min(usual)])} restarts for each number of classes (dots){trained}. Left: MS-SSIM of "
-                                 f"{numbers['pairs']} pairs in each of the first {len(numbers['measured'])} classes. Middle and right: the "
-                                 f"same samples under {numbers['classifier']['name']} ({real}). Diamonds: {len(wider)} runs with twice the "
+                                 f"{numbers['pairs']} pairs in each of the first {len(numbers['measured'])} classes. Middle and "
+                                 "right: the "
+                                 f"same samples under {numbers['classifier']['name']} ({real}). Diamonds: {len(wider)} runs with "
+                                 "twice the "
                                  "width."}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #5c5d2f33
@@ -216,7 +220,7 @@ def real_numbers(images, test, classes, classifier, per_class, pairs, seed):
 
 # %% ../../nbs/analyses/07_class_count.ipynb #073c9c5c
 def measure(subjects, images, test, classifier, per_class=60, pairs=100, seed=0, mark=0.25, null_per_class=20):
-    """The `ClassCount` of `subjects` {name: {(classes trained on, width): [sampler]}}; each sampler draws the classes that are measured.
+    """The `ClassCount` of `subjects` {name: {(classes trained on, width): [sampler of the classes that are measured]}}.
 
     images, test: ImageSets with these classes among others; per_class: samples of each class, at most `null_per_class` of nulls."""
     ours, found = next(iter(subjects)), []
@@ -229,6 +233,7 @@ def measure(subjects, images, test, classifier, per_class=60, pairs=100, seed=0,
                 found.append(row | recognition(made, classifier) | {"by class": each})
     sampler = next(iter(subjects[ours].values()))[0]
     real = real_numbers(images, test, sampler.classes, classifier, per_class, pairs, seed)
-    facts = {"measured": sampler.classes, "per class": per_class, "pairs": pairs, "mark": mark, "limit": limit_of(real["real"]["MS-SSIM"], mark),
-             "of": images.n_classes, "data": images.name, "classifier": {"name": classifier.name, "test": classifier.accuracy.get("test")}}
+    facts = {"measured": sampler.classes, "per class": per_class, "pairs": pairs, "of": images.n_classes, "data": images.name,
+             "mark": mark, "limit": limit_of(real["real"]["MS-SSIM"], mark),
+             "classifier": {"name": classifier.name, "test": classifier.accuracy.get("test")}}
     return ClassCount({"trainings": found} | real | facts | trained_for(sampler))

@@ -59,7 +59,8 @@ def evidence(result):
     null = {"AC-GAN": (f"{sum(control)} of {len(control)} classes failed", {"cases": [float(v) for v in control]})}
     per_run = len({one["class"] for one in result.numbers["control"]})
     note = f"{len(names)} classes; the control by the MS-SSIM part of the rule, {len(control) // max(1, per_run)} runs"
-    return {"acgan-4.6-d": Evidence(f"{failed} of {n} runs failed", {"cases": [float(one["failed"]) for one in result.numbers["runs"]]},
+    cases = [float(one["failed"]) for one in result.numbers["runs"]]
+    return {"acgan-4.6-d": Evidence(f"{failed} of {n} runs failed", {"cases": cases},
                                     null, note)}
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #888735ee
@@ -87,7 +88,8 @@ def both_halves(result):
     axes[0].set(ylim=(0, 1), ylabel="mean MS-SSIM of samples")
     losses = [one["D's loss"] for one in result.numbers["runs"] if one["D's loss"] is not None]
     axes[1].set(ylim=(0, 1.1 * max(2 * math.log(2), *losses, 0)), ylabel="D's loss at the end (nats)")
-    axes[1].axhline(2 * math.log(2), color=figures.COLORS["published"], linestyle="--", linewidth=0.9, label="D cannot tell (2 log 2)")
+    blind = {"color": figures.COLORS["published"], "linestyle": "--", "linewidth": 0.9}
+    axes[1].axhline(2 * math.log(2), label="D cannot tell (2 log 2)", **blind)
     axes[1].axhline(0.1, color="#cc3311", linestyle=":", linewidth=1.2, label="failed below 0.1")
     shown = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels())}
     fig.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=5)
@@ -100,9 +102,12 @@ def captions(result):
     failed, n, _, _ = share_failed(result)
     steps = f" for {numbers['steps']:,} steps" if numbers["steps"] else ""
     longer = f" ({numbers['control steps']:,} steps)" if numbers.get("control steps") else ""
-    return {"one_class_gans": f"GANs without class terms, each trained on the images of one class at {numbers['resolution']} pixels{steps}. "
-                              f"{failed} of {n} runs failed: D's loss below 0.1, or MS-SSIM above 0.5 and above 1.5 times the real images'. "
-                              f"Control: by the second half of this rule {sum(control)} of {len(control)} classes of the AC-GANs with "
+    return {"one_class_gans": "GANs without class terms, each trained on the images of one class at "
+                              f"{numbers['resolution']} pixels{steps}. "
+                              f"{failed} of {n} runs failed: D's loss below 0.1, or MS-SSIM above 0.5 and above 1.5 times the "
+                              "real images'. "
+                              f"Control: by the second half of this rule {sum(control)} of {len(control)} classes of the "
+                              "AC-GANs with "
                               f"{numbers['control classes']} classes failed{longer}."}
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #8f34fc32
@@ -119,5 +124,6 @@ def measure(samplers, images, control, per_class=60, pairs=100, seed=0, control_
 
     control: [{'class', 'MS-SSIM', 'real'}] of the classes of conditional GANs, trained for `control_steps` (None: not known)."""
     rows = [one_run(sampler, images, per_class, pairs, seed) for sampler in samplers]
-    facts = {"control classes": len({one["class"] for one in control}), "control steps": control_steps, "resolution": images.resolution}
+    facts = {"control classes": len({one["class"] for one in control}), "control steps": control_steps,
+             "resolution": images.resolution}
     return OneClass({"runs": rows, "control": list(control)} | facts | trained_for(samplers[0]))

@@ -58,7 +58,8 @@ def lines_of_runs(result):
     counts = sorted({one["classes"] for one in numbers["runs"]})
     for one in numbers["runs"]:
         at = counts.index(one["classes"])
-        ax.plot(one["step"], one["MS-SSIM"], color=cm.viridis(at / max(len(counts) - 1, 1) * 0.8), linestyle=["-", "--", "-.", ":"][at % 4],
+        ax.plot(one["step"], one["MS-SSIM"], color=cm.viridis(at / max(len(counts) - 1, 1) * 0.8),
+                linestyle=["-", "--", "-.", ":"][at % 4],
                 marker="osD^vPx"[at % 7], linewidth=1, markersize=3, label=f"{one['classes']} classes")
     levels = {"collapsed above": (numbers["limit"], ":"), "recovered below": (0.8 * numbers["limit"], (0, (1, 4)))}
     for text, (level, style) in levels.items():
@@ -86,12 +87,16 @@ class Recovery(Result):
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #00923153
 def measure(runs, classes, real, mark=0.25, warm_up=0.25, looked_at=""):
-    """The `Recovery` of trained `runs` {number of classes: [run]}, looked at on `classes` (names) where real images have MS-SSIM `real`.
+    """The `Recovery` of trained `runs` {number of classes: [run]}, looked at on `classes` (names), whose real images have
+    MS-SSIM `real`.
 
-    mark: the paper's line; warm_up: share of the steps whose looks do not count; looked_at: what the probe took ('20 samples'), for the caption."""
+    mark: the paper's line; warm_up: share of the steps whose looks do not count; looked_at: what the probe took, for the
+    caption ('20 samples')."""
     limit, found = limit_of(real, mark), []
     for n, some in runs.items():
         for run in some:
             seen = history(run, classes)
-            found.append({"classes": n, "seed": run.gan.seed} | seen | fate(seen["step"], seen["MS-SSIM"], run.step, limit, warm_up))
-    return Recovery({"runs": found, "limit": limit, "real": real, "measured": list(classes), "warm up": warm_up, "looked at": looked_at})
+            ends = fate(seen["step"], seen["MS-SSIM"], run.step, limit, warm_up)
+            found.append({"classes": n, "seed": run.gan.seed} | seen | ends)
+    facts = {"limit": limit, "real": real, "measured": list(classes), "warm up": warm_up, "looked at": looked_at}
+    return Recovery({"runs": found} | facts)

@@ -26,7 +26,8 @@ KINDS = {"AC-GAN, all images": "fake", "labelled images alone": "control"}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #abb2982c
 def one_training(sampler, images, test, classifier, score_n=50, seed=0):
-    """{'training', 'labels', 'seed', 'accuracy (%)', 'accuracy as trained (%)', 'score' (None for D alone)} of a sampler of one run."""
+    """{'training', 'labels', 'seed', 'accuracy (%)', 'accuracy as trained (%)', 'score'} of a sampler of one run; D alone has
+    the score None."""
     run = sampler.runs[0]
     D, alone = sampler.networks(run)[1], run.gan.objective == "classifier"
     row = {"training": list(KINDS)[alone], "labels": labels_of(run.gan.labelled, images), "seed": run.gan.seed}
@@ -47,7 +48,8 @@ def accuracies(result):
     table = frame(result)
     seeds = list(dict.fromkeys(table["seed"]))
     found = table.set_index(["training", "labels", "seed"])["accuracy (%)"]
-    return {kind: {n: [float(found[kind, n, seed]) for seed in seeds] for n in sorted(set(table["labels"].tolist()))} for kind in KINDS}
+    counts = sorted(set(table["labels"].tolist()))
+    return {kind: {n: [float(found[kind, n, seed]) for seed in seeds] for n in counts} for kind in KINDS}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #7d55d508
 def gains(result):
@@ -57,9 +59,10 @@ def gains(result):
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #1d4d4f89
 def agreement(result):
-    """{'pairs': [[score, accuracy (%)]], 'labels': [...], 'r', 'low', 'high' (90 %), 'inside': r among runs with equally many labels}."""
+    """{'pairs': [[score, accuracy (%)]], 'labels': [...], 'r', 'low', 'high' (90 %), 'inside'}, the last among equal labels."""
     table = frame(result).dropna(subset="score")
-    pair, labels = torch.tensor(table[["score", "accuracy (%)"]].values.tolist(), dtype=torch.float64), torch.tensor(table["labels"].tolist())
+    pair = torch.tensor(table[["score", "accuracy (%)"]].values.tolist(), dtype=torch.float64)
+    labels = torch.tensor(table["labels"].tolist())
     _, group = labels.unique(return_inverse=True)
     inside = pair - torch.stack([pair[group == i].mean(0) for i in range(int(group.max()) + 1)])[group]
     products, within = (((v - v.mean(0)) / v.std(0, correction=0).clamp(min=1e-9)).prod(1) for v in (pair, inside))
@@ -92,7 +95,8 @@ def by_labels(ax, result):
         style, near = figures.look(KINDS[kind]), [n * (0.93, 1.07)[at] for n in series]
         ends = [stats.t_interval(values) for values in series.values()]
         ax.plot(near, [e[0] for e in ends], **(style | {"label": kind}))
-        ax.vlines(near, [max(0, e[1]) for e in ends], [min(100, e[2]) for e in ends], color=style["color"], linewidth=0.8, alpha=0.7)
+        low, high = [max(0, e[1]) for e in ends], [min(100, e[2]) for e in ends]
+        ax.vlines(near, low, high, color=style["color"], linewidth=0.8, alpha=0.7)
         ax.plot([n for n, values in zip(near, series.values()) for _ in values], sum(series.values(), []), color=style["color"],
                 marker="_", linestyle="none", markersize=8)
     ax.axhline(100 * result.numbers["chance"], color=figures.COLORS["published"], linestyle=":", linewidth=1, label="chance")
@@ -105,7 +109,8 @@ def by_labels(ax, result):
 def gain_panel(ax, result):
     """Points that the images without labels are worth, at each number of labels."""
     gain = gains(result)
-    figures.points(ax, [(f"{n:,} labels", *stats.t_interval(d), "fake") for n, d in gain.items()], "difference in accuracy (points)")
+    rows = [(f"{n:,} labels", *stats.t_interval(d), "fake") for n, d in gain.items()]
+    figures.points(ax, rows, "difference in accuracy (points)")
     ax.plot(sum(gain.values(), []), [i for i, d in enumerate(gain.values()) for _ in d], color=figures.COLORS["fake"], marker="|",
             linestyle="none", markersize=9)
     ax.axvline(0, color=figures.COLORS["published"], linestyle="--", linewidth=0.9, zorder=0)
@@ -136,9 +141,11 @@ def captions(result):
     """{figure: caption}."""
     found, seeds = agreement(result), len({row["seed"] for row in result.numbers["trainings"]})
     low, high = max(-1, found["low"]), min(1, found["high"])
-    return {"semi_supervised": f"Class head of D on {result.numbers['held out']} held-out images, mean of {seeds} seeds (ticks: each seed; "
+    return {"semi_supervised": f"Class head of D on {result.numbers['held out']} held-out images, mean of {seeds} seeds (ticks: "
+                               "each seed; "
                                "bars: 95 % t interval over seeds). Middle: pairs of equal seed and labels. "
-                               f"Right: r = {found['r']:.2f} (90 % interval {low:.2f} to {high:.2f}) over {len(found['pairs'])} runs, "
+                               f"Right: r = {found['r']:.2f} (90 % interval {low:.2f} to {high:.2f}) over "
+                               f"{len(found['pairs'])} runs, "
                                f"{found['inside']:.2f} among runs with equally many labels"}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #b3b14306
