@@ -10,8 +10,8 @@ from pathlib import Path
 
 from . import data
 from .ensemble import Ensemble
-from .population import GANConfig
-from .training import train as train_runs
+from .training import GANConfig
+from .populations import train as train_runs
 
 # %% ../nbs/15a_api.ipynb #d0b34575
 def images_of(source, resolution=None, split="train") -> data.ImageSet:

@@ -35,7 +35,8 @@ from .config import choose, generator, home, pick_device, progress, provenance, 
 from .data import ImageSet
 from .figures import blank, curves, look, panels, picture_bytes
 from .models import Discriminator, Generator, describe, find_spec
-from .population import BACKENDS, GANConfig, Population, TrainState, run_config
+from .populations import BACKENDS, Population
+from .training import GANConfig, TrainState, run_config
 
 # %% ../nbs/15_bench.ipynb #5e793f5c
 def timed(work, device="cpu", least=3, budget=1.0, warm=1, most=200):

@@ -76,7 +76,7 @@ def slice_of(text, count):
 # %% ../nbs/16_cli.ipynb #dea4b4cd
 def train_part(args):
     """acgan train --profile P --part PART: train (a slice of) what a profile describes. Returns 0, or 3 when --minutes were not enough."""
-    from acgan import diagnostics, ensemble, training
+    from acgan import diagnostics, ensemble, populations
     settings = config.profile(args.profile, args.dataset, args.data_root)
     p, label = ensemble.part_of(settings, args.part), args.label or settings["label"]
     device, images = pick_device(args.device), ensemble.part_images(settings, args.part)
@@ -86,7 +86,7 @@ def train_part(args):
     print(f"{args.part}: {len(chosen)} of {len(members)} model(s), {p['steps']:,} steps on {len(images):,} images at {images.resolution} px", flush=True)
     try:
         ensemble.train_part(settings | {"label": label}, images, args.part, device, probe, only=chosen, **how)
-    except training.TimeBudgetExceeded as error:
+    except populations.TimeBudgetExceeded as error:
         print(error)
         return 3
     done = len(ensemble.open_ensemble(f"{label}-{args.part}").runs)
@@ -153,7 +153,7 @@ def train(args):
     from acgan.diagnostics import JUDGE, TrainingProbe
     from acgan.ensemble import members_of, train_ensemble
     from acgan.models import find_spec
-    from acgan.population import GANConfig
+    from acgan.training import GANConfig
     for name in ("steps", "log_every", "checkpoint_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
@@ -173,7 +173,7 @@ def train(args):
 def open_model(folder, device="auto"):
     """The Ensemble in `folder`, which `acgan train --out` made, or which is one run. UserError when it is neither."""
     from acgan.ensemble import Ensemble, open_ensemble
-    from acgan.training import open_run
+    from acgan.checkpoints import open_run
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return Ensemble([open_run(folder)], device=device)

@@ -27,8 +27,8 @@ from .data import DATA_SETS, ImageSet, split_images
 from .ensemble import named_members, part_of, parts_in
 from .losses import OBJECTIVES
 from .models import describe
-from .population import GANConfig, RunConfig, TrainState, build, filled, read_run_config, run_config, train_steps
-from .training import read_log, steps_in
+from .training import GANConfig, RunConfig, TrainState, build, filled, read_run_config, run_config, train_steps
+from .checkpoints import read_log, steps_in
 
 # %% ../nbs/14_costs.ipynb #704940eb
 def set_size(about):

@@ -19,8 +19,10 @@ from scipy import stats
 
 from .config import UserError, choose, derive_seed, fingerprint, pick_device, read_json, work_root, write_json
 from .data import ImageSet, class_index, class_splits, load
-from .population import GANConfig, run_config
-from .training import check_schedule, generate, open_run, steps_in, train
+from .training import GANConfig, run_config
+from .checkpoints import check_schedule, open_run, steps_in
+from .populations import train
+from .training import generate
 
 # %% ../nbs/06_ensemble.ipynb #ed5fef61
 def members_of(splits, base=None):

@@ -7,7 +7,8 @@ __all__ = ['SPECS', 'ACTIVATIONS', 'COLUMNS', 'PRINTED_TABLES', 'PRINTED_SETTING
            'same_padding', 'Conv', 'subpixel_kernels', 'TransposedConv', 'NoiseTape', 'add_noise', 'drop', 'normalise',
            'sample_by_batch', 'ConditionalBatchNorm', 'build_op', 'Block', 'initialise', 'Generator', 'draw_z',
            'normalise_weights', 'split_head', 'Discriminator', 'flops', 'describe', 'as_printed', 'costs_of',
-           'table_differences', 'training_values', 'setting_differences', 'printed_values']
+           'table_differences', 'training_values', 'setting_differences', 'printed_values', 'noise_spec',
+           'NoiseSampler']
 
 # %% ../nbs/02_models.ipynb #7834ac0d
 import math
@@ -492,6 +493,61 @@ def printed_values(resolution):
     """How many values the paper prints for the networks of `resolution` pixels: every column of every layer, and the settings below."""
     tables = [table for (r, _), table in PRINTED_TABLES.items() if r == resolution]
     return len(COLUMNS) * sum(map(len, tables)) + len(PRINTED_SETTINGS[resolution])
+
+# %% ../nbs/02_models.ipynb #34f007b7
+def noise_spec(D):
+    """What one pass of D takes, in order: ('input' or 'noise', shape for one image, std) and ('dropout', shape, p). Zeros too.
+    Uniform noise is called 'uniform'."""
+    uniform = D.noise_dist == "uniform"
+    plan = [("uniform" if uniform else "input", (3, D.resolution, D.resolution), D.input_noise)]
+    for block, row in zip(D.blocks, describe(D), strict=True):
+        shape = tuple(row["output"])
+        plan += [("uniform" if uniform else "noise", shape, block.noise_std), ("dropout", shape, block.layer.dropout)]
+    return plan
+
+# %% ../nbs/02_models.ipynb #45622559
+class NoiseSampler:
+    """Draws what one pass of D takes for M members, by their `noise_spec`s: entries [M,B,..] for `NoiseTape`. `at_once`: all noise in one
+    draw and all masks in another (default: on a GPU)."""
+
+    def __init__(self, plans, batch, device="cpu", dtype=None, at_once=None):
+        self.plans, self.batch, self.device, self.dtype, self.together, self.stds = plans, batch, torch.device(device), dtype, {}, {}
+        self.at_once = self.device.type == "cuda" if at_once is None else at_once
+        for i, (kind, shape, value) in enumerate(plans[0]):
+            if any(plan[i][2] for plan in plans):
+                key = (kind, value if kind == "dropout" else 0) if self.at_once else i
+                self.together.setdefault(key, []).append(i)
+                stds = [plan[i][2] for plan in plans]
+                self.stds[i] = torch.tensor(stds, device=device, dtype=dtype).view(-1, 1, *[1] * len(shape))
+
+    def draw(self, rngs):
+        """One pass's entries, member m's drawn from rngs[m]: (numbers, std) for noise, (mask,) for dropout."""
+        entries = {}
+        for these in self.together.values():
+            sizes = [self.batch * math.prod(self.plans[0][i][1]) for i in these]
+            flat = torch.empty(len(rngs), sum(sizes), device=self.device, dtype=self.dtype)
+            for numbers, rng, plan in zip(flat, rngs, self.plans, strict=True):
+                kind, _, value = plan[these[0]]
+                self.fill(numbers, rng, kind, value)
+            for i, part in zip(these, flat.split(sizes, 1), strict=True):
+                part = part.view(len(rngs), self.batch, *self.plans[0][i][1])
+                if self.at_once and part.dim() == 5:                                         # in memory as H,W,C, like images there
+                    part = part.view(*part.shape[:2], *part.shape[3:], -1).permute(0, 1, 4, 2, 3)
+                entries[i] = (part,) if self.plans[0][i][0] == "dropout" else (part, self.stds[i])
+        return [entries[i] for i in sorted(entries)]
+
+    def fill(self, numbers, rng, kind, value):
+        """Put one member's noise or mask into `numbers`, in place. Noise of std 0 draws nothing."""
+        if not value:
+            numbers.zero_()
+        elif kind == "uniform":
+            numbers.uniform_(generator=rng)
+        elif kind != "dropout":
+            numbers.normal_(generator=rng)
+        elif self.at_once:
+            numbers.bernoulli_(1 - value, generator=rng).mul_(1 / (1 - value))
+        else:
+            numbers.uniform_(generator=rng).ge_(value).mul_(1 / (1 - value))
 
 # %% ../nbs/02_models.ipynb #8ba58979
 AMBIGUITIES = [

@@ -15,7 +15,7 @@ import torch
 from .config import derive_seed, fingerprint, generator
 from .data import ImageSet, class_index
 from .ensemble import Ensemble
-from .population import build
+from .training import build
 
 # %% ../nbs/10b_nulls.ipynb #2f7195cf
 class Untrained(Ensemble):

@@ -15,8 +15,9 @@ from .config import FolderInUse, UserError, locked, pick_device, work_root
 from .costs import Speed, duration, member_costs
 from .diagnostics import part_probe
 from .ensemble import named_members, part_images, part_of, parts_in, train_part
-from .population import run_config
-from .training import TimeBudgetExceeded, steps_in
+from .training import run_config
+from .checkpoints import steps_in
+from .populations import TimeBudgetExceeded
 
 # %% ../nbs/14a_training_queue.ipynb #35f28f31
 def queued_parts(settings, parts=()):

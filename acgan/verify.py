@@ -17,7 +17,7 @@ import yaml
 
 from . import claims, config, ensemble, stages
 from .config import UserError, home, pick_device, plain, read_json, work_root
-from .training import HASH_STEP, read_log
+from .checkpoints import HASH_STEP, read_log
 
 # %% ../nbs/13a_verify.ipynb #6dcdd609
 Check = namedtuple("Check", "what answer text")

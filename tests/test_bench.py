@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acgan import bench
 from acgan.config import UserError
-from acgan.population import GANConfig, Population, TrainState, run_config
+from acgan.populations import Population
+from acgan.training import GANConfig, TrainState, run_config
 
 TINY = {"training": [[32, 0.05, [1, 2]]], "forms": ["loop", "grouped"], "rounds": 1, "least": 2, "budget": 0, "batch": 8,
         "sizes": [64], "copy": 2**20, "side": 32, "pairs": 3, "class_images": 4, "l1": [[8, 2, 30]], "rows": 200, "columns": 10}

@@ -61,14 +61,14 @@ grid: {axes: {noise_std: [0.0, 0.1, 0.2]}, steps: 4, log_every: 1, checkpoint_ev
 
 
 def test_a_part_in_slices_is_the_campaign_of_the_studies(small, tmp_path, capsys):
-    from acgan import config, costs, ensemble, training
+    from acgan import checkpoints, config, costs, ensemble
     settings = config.profile("small")
     assert cli.main([*small, "--part", "pairs", "--members", "2"]) == 0, capsys.readouterr().err
     assert "pairs: 1 of 2 model(s), 4 steps on 120 images at 32 px" in (said := capsys.readouterr().out) and "trained: 1 of 2 model(s)" in said
     assert costs.made_of(settings, "pairs") == {0: 0, 1: 4}
     half = ensemble.open_ensemble("small-pairs", device="cpu")
     assert [len(run.classes) for run in half.runs] == [2] and len(half.missing) == 2, "a class without a member is missing, not dropped"
-    assert all("probe" in line for line in training.read_log(half.runs[0].folder)), "Figure 5 needs what the probe finds"
+    assert all("probe" in line for line in checkpoints.read_log(half.runs[0].folder)), "Figure 5 needs what the probe finds"
     assert cli.main([*small, "--part", "pairs", "--members", "1:1"]) == 0 and "trained: 2 of 2" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}
     E = ensemble.train_part(settings, ensemble.part_images(settings, "pairs"), "pairs", device="cpu")

@@ -8,7 +8,7 @@ from torch import nn
 from acgan.data import Batches, load, to_float
 from acgan.diagnostics import TrainingProbe, settled
 from acgan.losses import OBJECTIVES
-from acgan.population import GANConfig, TrainState, run_config
+from acgan.training import GANConfig, TrainState, run_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 JUDGE = {"epochs": 6, "width": 0.25, "batch": 32}

@@ -11,7 +11,7 @@ import yaml
 from acgan import claims
 from acgan.classifiers import accuracy_by_resolution, by_class, correct, of_discriminator, sign_flip, train_resnet20
 from acgan.data import ImageSet, load
-from acgan.population import GANConfig, TrainState, train_steps, run_config
+from acgan.training import GANConfig, TrainState, train_steps, run_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (4, 8, 16, 32, 64)

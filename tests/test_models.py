@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from acgan.models import Discriminator, NoiseTape, Generator, TransposedConv, add_noise, drop, subpixel_kernels
-from acgan.population import NoiseSampler, noise_spec
+from acgan.models import NoiseSampler, noise_spec
 
 # kernel, stride, padding -> pixels that are cropped before and after the full output
 CROPS = {(5, 2, "tf"): (1, 2), (5, 2, "torch"): (2, 1), (3, 2, "tf"): (0, 1), (3, 2, "torch"): (1, 0), (4, 2, "tf"): (1, 1),

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acgan import cli, costs
 from acgan.config import UserError, home, profile
-from acgan.population import GANConfig, RunConfig, build, filled
+from acgan.training import GANConfig, RunConfig, build, filled
 
 HOME = str(home())
 FULL = {32: 98.4, 64: 681.9, 128: 2727.5}                          # GFLOP a step of batch 100, ten classes: own arithmetic from Tables 1 and 2
@@ -132,7 +132,7 @@ def test_memory_is_about_what_a_process_takes(work):
 import re, torch
 from pathlib import Path
 from acgan.data import load
-from acgan.population import GANConfig, TrainState, train_steps, run_config
+from acgan.training import GANConfig, TrainState, train_steps, run_config
 torch.set_num_threads(1)
 peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 images = load("blossoms", resolution=64, n_classes=4, per_class=30)

@@ -9,15 +9,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import acgan.data
-import acgan.population
+import acgan.checkpoints
+import acgan.models
+import acgan.populations
 import acgan.training
 from acgan.config import UserError
 from acgan.data import load
 from acgan.models import NoiseTape
-from acgan.population import (BACKENDS, METRICS, OPS, BatchedTrainer, CUDAGraphRunner, GANConfig, Population, TrainState,
-                              discriminator_step, fastest_backend, generator_step, groups_that_fit, member_bytes, next_batches,
-                              noise_spec, run_config, train_steps)
-from acgan.training import TimeBudgetExceeded, read_log, restore, state_dict, steps_in, train
+from acgan.models import noise_spec
+from acgan.populations import BACKENDS, OPS, BatchedTrainer, CUDAGraphRunner, Population, fastest_backend, groups_that_fit, member_bytes, next_batches
+from acgan.training import METRICS, GANConfig, TrainState, discriminator_step, generator_step, run_config, train_steps
+from acgan.checkpoints import read_log, restore, state_dict, steps_in
+from acgan.populations import TimeBudgetExceeded, train
 
 FUSED = BACKENDS[1:]
 BASE = GANConfig(width=0.05, batch=8)
@@ -37,7 +40,7 @@ def images(tmp_path_factory):
 @pytest.fixture
 def double(monkeypatch):
     """Everything in float64, where rounding is too small to be blown up by training."""
-    for module in (acgan.data, acgan.population):
+    for module in (acgan.data, acgan.populations):
         monkeypatch.setattr(module, "to_float", lambda x: x.double() / 127.5 - 1)
     torch.set_default_dtype(torch.float64)
     yield
@@ -108,10 +111,11 @@ def test_float32_stays_within_one_part_in_100000(images):
 
 def test_every_form_runs_in_bfloat16_as_on_a_gpu(images, monkeypatch):
     """Autocast and noise drawn at once, the GPU's way, on a CPU: the types fit, weights stay float32, the loop's losses to 2 %."""
-    draw_ahead = acgan.population.NoiseSampler.__init__
-    monkeypatch.setattr(acgan.population, "precision", lambda device: torch.autocast("cpu", dtype=torch.bfloat16))
-    monkeypatch.setattr(acgan.population.NoiseSampler, "__init__", lambda self, *args: draw_ahead(self, *args, at_once=True))
-    draw = lambda t, n: acgan.population.NoiseSampler([noise_spec(t.D)], n, t.device, torch.bfloat16).draw([t.rng])
+    draw_ahead = acgan.models.NoiseSampler.__init__
+    for module in (acgan.training, acgan.populations):
+        monkeypatch.setattr(module, "precision", lambda device: torch.autocast("cpu", dtype=torch.bfloat16))
+    monkeypatch.setattr(acgan.models.NoiseSampler, "__init__", lambda self, *args: draw_ahead(self, *args, at_once=True))
+    draw = lambda t, n: acgan.models.NoiseSampler([noise_spec(t.D)], n, t.device, torch.bfloat16).draw([t.rng])
     monkeypatch.setattr(TrainState, "noise", lambda t, n: NoiseTape([[numbers[0] for numbers in entry] for entry in draw(t, n)]))
     alone = made(images)
     want = torch.stack([train_steps(t, 3) for t in alone])
@@ -138,7 +142,7 @@ def test_a_step_never_waits_for_the_device(images, monkeypatch, backend):
     monkeypatch.setattr(torch.nn.functional, "one_hot", lambda c, n: (c[..., None] == torch.arange(n)).long())   # on a CPU it looks
     many = Population(made(images), backend)
     for t in many.states:
-        sampler = acgan.population.NoiseSampler([noise_spec(t.D)], t.gan.batch)
+        sampler = acgan.models.NoiseSampler([noise_spec(t.D)], t.gan.batch)
         monkeypatch.setattr(t, "noise", lambda n, t=t, s=sampler: NoiseTape([[x[0] for x in entry] for entry in s.draw([t.rng])]))
     rows, labels = (torch.stack(part, 1) for part in zip(*(next_batches(t.batches, 2) for t in many.states), strict=True))
     many.work(rows, labels)
@@ -218,7 +222,7 @@ def test_at_most_what_fits_is_alive(images, tmp_path, monkeypatch):
             gc.collect()
             most.append(len(alive))
 
-    monkeypatch.setattr(acgan.training, "TrainState", Counted)
+    monkeypatch.setattr(acgan.checkpoints, "TrainState", Counted)
     members = [replace(BASE, seed=i) for i in range(5)]
     stays, comes = member_bytes(run_config(BASE, images))
     runs = train(members, images, 2, out=tmp_path, device="cpu", memory=2.5 * stays + comes)
@@ -286,7 +290,7 @@ def test_a_form_that_fails_is_left_out(images, tmp_path, monkeypatch):
         raise RuntimeError("no such kernel")
 
     monkeypatch.setitem(OPS, "batched", broken)
-    monkeypatch.setattr(acgan.population, "measure_backend",
+    monkeypatch.setattr(acgan.populations, "measure_backend",
                         lambda q, i, d, backend, r: broken() if backend == "batched" else {"loop": 3.0, "vmap": 1.0}.get(backend, 2.0))
     assert fastest_backend([run_config(m, images) for m in TRIO], images, repeats=1) == "vmap"
     assert "no such kernel" in next((tmp_path / "cache" / "backends").glob("*.json")).read_text()
@@ -309,7 +313,8 @@ def test_members_that_differ_in_shape_or_terms_are_refused(images):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_on_a_gpu_replayed_steps_are_the_steps_and_forms_agree(images, monkeypatch, backend):
     """Float32: a recorded population has the bits of one that is not recorded, and the loop's numbers to 1e-4."""
-    monkeypatch.setattr(acgan.population, "precision", lambda device: contextlib.nullcontext())
+    for module in (acgan.training, acgan.populations):
+        monkeypatch.setattr(module, "precision", lambda device: contextlib.nullcontext())
     members = [replace(m, lr_g=m.lr_g / 10, lr_d=m.lr_d / 10, width=0.1) for m in TRIO]
     recorded, eager, loop = (Population(made(images, members, "cuda"), f, chunk=2) for f in (backend, backend, "loop"))
     eager.replay.records = loop.replay.records = False

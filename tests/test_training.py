@@ -15,8 +15,9 @@ from acgan.config import UserError, locked
 from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
 from acgan.models import SPECS
-from acgan.population import METRICS, GANConfig, run_config
-from acgan.training import open_run, steps_in, train
+from acgan.training import METRICS, GANConfig, run_config
+from acgan.checkpoints import open_run, steps_in
+from acgan.populations import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = GANConfig(width=0.05, batch=10)
@@ -25,8 +26,8 @@ PROGRAM = """
 import os, signal, sys, time, torch
 torch.set_num_threads(1)
 from acgan.data import load
-from acgan.population import GANConfig, TrainState, run_config
-from acgan.training import train
+from acgan.training import GANConfig, TrainState, run_config
+from acgan.populations import train
 images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), GANConfig(width=0.05, batch=10)
 TrainState(run_config(member, images), images)    # loads what torch loads late
 for patience in map(float, sys.stdin):       # a process of its own trains until it is done or, after so many seconds, killed

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from acgan import cli
-from acgan.training import open_run, read_log, steps_in
+from acgan.checkpoints import open_run, read_log, steps_in
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = """

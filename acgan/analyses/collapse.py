@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 import scipy.stats
 
-from .. import figures, latent, similarity, stats, training
+from .. import checkpoints, figures, latent, similarity, stats
 from .result import Evidence, Figure, Result
 from ..config import pick_device
 from ..ensemble import Ensemble
@@ -24,7 +24,7 @@ def stops(sampler, steps=()):
     Ensemble `sampler`."""
     last = sampler.runs[0].step
     at = [*(step for step in steps if step < last), last]
-    runs = {step: [training.open_run(run.folder, step) for run in sampler.runs] for step in at}
+    runs = {step: [checkpoints.open_run(run.folder, step) for run in sampler.runs] for step in at}
     return {step: Ensemble(some, sampler.classes, sampler.device) for step, some in runs.items()}
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #d52acbe1
