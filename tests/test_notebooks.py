@@ -129,6 +129,16 @@ def test_studies_hold_no_logic_and_no_outputs(path):
     assert all(isinstance(n, ast.AnnAssign) for n in ast.parse(parameters).body) and parameters.count("#") >= len(ast.parse(parameters).body)
 
 
+@pytest.mark.parametrize("path", [p for p in STUDIES if p.parent != ROOT / "nbs"], ids=lambda p: p.stem)
+def test_a_study_reads_like_a_page(path):
+    for cell in code(load(path)):
+        if "parameters" in cell["metadata"].get("tags", []):
+            continue
+        assert lines(cell) <= 12, f"cell {cell['id']} has {lines(cell)} lines"
+        assert len(cell["source"]) <= 600, f"cell {cell['id']} has {len(cell['source'])} characters"
+        assert max(map(len, cell["source"].splitlines())) <= 100, f"cell {cell['id']} is too wide"
+
+
 def test_studies_are_kept_from_nbdev_test():
     folders = {path.parent for path in STUDIES} - {ROOT / "nbs"}
     assert all((folder / ".notest").is_file() for folder in folders), "papermill runs the studies, nbdev_test must not"
