@@ -111,7 +111,7 @@ def test_a_proxy_neither_reproduces_nor_refutes():
     assert width["verdict"] == "supported by a proxy" and width["differs"] == ["width 0.5"], "same scale, other network"
 
 
-@pytest.mark.parametrize("outcome, nulls", itertools.product(claims.OUTCOMES, [{}, {"noise": "agrees"}, {"noise": "inconclusive"}]))
+@pytest.mark.parametrize("outcome, nulls", list(itertools.product(claims.OUTCOMES, [{}, {"noise": "agrees"}, {"noise": "inconclusive"}])))
 def test_no_proxy_says_reproduced_or_not_reproduced(outcome, nulls):
     for one in (row("ORD"), row("ORD", nulls=["noise"]), row("NUM", published=1.0, nulls=[])):
         word, _ = claims.words(one, claims.Outcome(outcome), "proxy", nulls, entry({}))
