@@ -53,24 +53,24 @@ class Study:
         return claims.setting(self.images(part), self.trained(part).runs if runs is None else runs, classifier, **more)
 
 # %% ../nbs/12a_study.ipynb #4ac872f2
-def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, differs=None, counts=None,
+def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, differs=None, each_n=None,
             trained_seeds=None, **facts):
     """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts.
 
-    notes, differs: {claim: note, or what its protocol's keys do not hold}; counts: {figure or claim: its own n}; trained_seeds:
+    notes, differs: {claim: note, or what its protocol's keys do not hold}; each_n: {figure or claim: its own n}; trained_seeds:
     those of the setting, where the runs of `part` repeat a seed or have derived ones; facts: for `setting`."""
-    counts = counts or {}
+    each_n = each_n or {}
     result.save(home() / "figures" / study.label / "results")
     for which, one in result.figures.items():
         numbers = {key: result.numbers[key] for key in one.keys or result.numbers}
-        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=counts.get(which, n),
+        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=each_n.get(which, n),
                                   seeds=list(seeds), images=study.images(part).fingerprint, title=one.title, claims=list(one.claims)))
     facts |= {} if trained_seeds is None else {"seeds": list(trained_seeds)}
     setting = study.setting(part, classifier, **facts)
     for claim, found in result.evidence().items():
         what = {"undecided": found.undecided} if found.undecided else {"evidence": found.arguments}
         note = (notes or {}).get(claim, found.note)
-        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=counts.get(claim, n), setting=setting, note=note,
+        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=each_n.get(claim, n), setting=setting, note=note,
                             differs=(differs or {}).get(claim, ()), **what))
 
 # %% ../nbs/12a_study.ipynb #695addf7
