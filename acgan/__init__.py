@@ -25,5 +25,5 @@ def __getattr__(name):
 # %% ../nbs/18_init.ipynb #15ae1f0d
 def __dir__():
     """The names that `acgan` offers: functions of NAMES and modules."""
-    from pathlib import Path
-    return sorted({*NAMES, "__version__", *(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem[0] != "_")})
+    from pkgutil import iter_modules
+    return sorted({*NAMES, "__version__", *(module.name for module in iter_modules(__path__) if module.name[0] != "_")})

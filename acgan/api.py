@@ -29,7 +29,7 @@ def train(source, configs=None, *, steps=10_000, resolution=None, out=None, **ho
     """Train AC-GANs on images and return them as one sampler: `model.sample("cat", 16)` is uint8 [16,3,R,R].
 
     source: see `images_of`. configs: a GANConfig or a list of them, default Table 1 or 2 as printed. steps: batches.
-    out: the folder of runs. how: further arguments of `training.train` (device, minutes, log_every, checkpoint_every, ...)."""
+    out: the folder of runs. how: further arguments of `populations.train` (device, minutes, log_every, checkpoint_every, ...)."""
     images = images_of(source, resolution)
     members = [GANConfig()] if configs is None else [configs] if isinstance(configs, GANConfig) else list(configs)
     runs = train_runs(members, images, steps, out=Path(out) if out else None, **how)

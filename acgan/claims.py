@@ -256,7 +256,7 @@ def differences(row, facts):
     found = []
     for key, theirs in row["protocol"].items():
         ours = facts.get(key)
-        ours = len(ours) if key == "seeds" and isinstance(ours, list) else ours
+        ours = len(set(ours)) if key == "seeds" and isinstance(ours, list) else ours
         enough = key in ("samples", "seeds", "pairs") and ours is not None and ours >= theirs
         if not enough and ours not in (theirs if isinstance(theirs, list) else [theirs]):
             found.append(f"{key}: {'not known' if ours is None else ours} instead of {theirs[0] if isinstance(theirs, list) else theirs}")

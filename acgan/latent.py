@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['interpolate', 'paths', 'step_lengths', 'roughness', 'fixed_z', 'layout', 'layout_kept', 'directions', 'traverse',
-           'collapsed', 'collapsed_since', 'modes_reached', 'knn_entropy', 'contrast_jitter', 'memorised']
+           'collapse_mark', 'collapsed', 'collapsed_since', 'modes_reached', 'knn_entropy', 'contrast_jitter',
+           'memorised']
 
 # %% ../nbs/10_latent.ipynb #bc4f0ca8
 import itertools
@@ -106,15 +107,20 @@ def traverse(G, c, V, steps=7, reach=3.0, seed=0):
     path = rest[:, None] + t * V[:, None]
     return generate(G, torch.full((len(V) * steps,), int(c)), z=path.flatten(0, 1)).unflatten(0, (len(V), steps))
 
+# %% ../nbs/10_latent.ipynb #b69aaddd
+def collapse_mark(real, above=0.25, times=1.5):
+    """The MS-SSIM above which samples have collapsed where real images have `real`: `above`, or if that is more, the smaller of
+    `times` as much and the middle between it and 1."""
+    return max(above, min(times * real, (1 + real) / 2))
+
 # %% ../nbs/10_latent.ipynb #1bd1dd3a
 def collapsed(ms_ssim, real, above=0.25, times=1.5):
-    """The names in ms_ssim {class: mean MS-SSIM of samples} that have collapsed: above `above`, and above the smaller of
-    `times` the value of real images {class: mean} and the middle between it and 1. None is unknown, and not collapsed."""
+    """The names in ms_ssim {class: mean MS-SSIM of samples} that lie above the `collapse_mark` of real images {class: mean}. None is
+    unknown, and not collapsed."""
     lost = [name for name in ms_ssim if name not in real]
     if lost:
         raise UserError(f"class {lost[0]!r} has no MS-SSIM of real images to be compared with")
-    marks = {name: max(above, min(times * real[name], (1 + real[name]) / 2)) for name in ms_ssim}
-    return [name for name, value in ms_ssim.items() if value is not None and value > marks[name]]
+    return [name for name, value in ms_ssim.items() if value is not None and value > collapse_mark(real[name], above, times)]
 
 # %% ../nbs/10_latent.ipynb #7f12bd4f
 def collapsed_since(looks, real, **marks):

@@ -34,6 +34,12 @@ def make(home, patch, ahead):
     return home / "figures" / "tiny"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*/claims.json")), ids=lambda p: p.parent.name)
+def test_a_committed_ledger_is_what_its_records_and_todays_rules_give(path, monkeypatch):
+    monkeypatch.setenv("ACGAN_HOME", str(ROOT))
+    assert verify.check_verdicts(path.parent.name).answer == "holds"
+
+
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

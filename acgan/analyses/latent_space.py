@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from .. import classifiers, figures, latent, stats
+from .. import classifiers, figures, latent, nulls, stats
 from .result import Figure, Result, evidence_of
 from ..config import generator
 from ..data import ImageSet
@@ -70,14 +70,15 @@ def frame(result):
 # %% ../../nbs/analyses/06_latent_space.ipynb #10ac2a64
 def evidence(result):
     """acgan-4.5-b: the share of smooth paths; acgan-4.5-d: layouts, same z minus different z; both given that classes are recognised."""
-    arguments, ours, what = {}, {}, "an independent classifier names the class more often than chance"
+    arguments, ours, chance = {}, {}, result.numbers["chance"]
     for who, rows in frame(result).groupby("subject", sort=False):
         smooth, kept = rows["smooth"].tolist(), rows["layout kept"].dropna().tolist()
-        given = {"what": what, "values": rows["recognised on paths"].tolist(), "above": result.numbers["chance"]}
+        given = nulls.above_chance(rows["recognised on paths"], chance)
         arguments[who] = {"acgan-4.5-b": {"values": smooth, "given": given}}
         ours[who] = {"acgan-4.5-b": f"{100 * statistics.fmean(smooth):.0f} % of paths smooth"}
         if kept:
-            arguments[who]["acgan-4.5-d"] = {"differences": kept, "given": given | {"values": rows["recognised in table"].tolist()}}
+            given = nulls.above_chance(rows["recognised in table"], chance)
+            arguments[who]["acgan-4.5-d"] = {"differences": kept, "given": given}
             ours[who]["acgan-4.5-d"] = f"{statistics.fmean(kept):+.3f} between same and different z"
     return evidence_of(arguments, ours)
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib import cm
 
-from .. import figures
-from .class_count import limit_of
+from .. import figures, latent
 from .result import Evidence, Figure, Result
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #8ecaa954
@@ -92,7 +91,7 @@ def measure(runs, classes, real, mark=0.25, warm_up=0.25, looked_at=""):
 
     mark: the paper's line; warm_up: share of the steps whose looks do not count; looked_at: what the probe took, for the
     caption ('20 samples')."""
-    limit, found = limit_of(real, mark), []
+    limit, found = latent.collapse_mark(real, mark), []
     for n, some in runs.items():
         for run in some:
             seen = history(run, classes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from .. import classifiers, figures, scores, stats
+from .. import classifiers, figures, nulls, scores, stats
 from .class_count import first_of
 from .result import Evidence, Figure, Result
 
@@ -81,10 +81,13 @@ def evidence(result):
     partial = {n: d for n, d in gains(result).items() if n < result.numbers["images"]}
     found, title = agreement(result), scores.score_name(result.numbers["classifier"])
     x, y = map(list, zip(*found["pairs"], strict=True))
+    ours, chance = next(iter(accuracies(result).values())), result.numbers["chance"]
+    given = {n: {"given": nulls.above_chance([v / 100 for v in ours[n]], chance, who="D of the AC-GANs")} for n in partial}
+    knows = {"given": nulls.above_chance([v / 100 for v in y], chance, who="D of the AC-GANs")}
     said = "; ".join(f"{n:,} labels: {sum(d) / len(d):+.1f} points" for n, d in partial.items())
-    return {"acgan-5-c": Evidence(said, {"parts": {f"{n} labels": {"differences": d} for n, d in partial.items()}}, {},
+    return {"acgan-5-c": Evidence(said, {"parts": {f"{n} labels": {"differences": d} | given[n] for n, d in partial.items()}}, {},
                                   f"new batch statistics for both: {worth(result):+.1f} points on average"),
-            "acgan-5-d": Evidence(f"r = {found['r']:.2f} over {len(x)} runs", {"x": x, "y": y}, {},
+            "acgan-5-d": Evidence(f"r = {found['r']:.2f} over {len(x)} runs", {"x": x, "y": y} | knows, {},
                                   f"among runs with equally many labels {found['inside']:.2f}; {title}")}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #8cdd8105
