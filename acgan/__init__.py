@@ -26,4 +26,5 @@ def __getattr__(name):
 def __dir__():
     """The names that `acgan` offers: functions of NAMES and modules."""
     from pkgutil import iter_modules
-    return sorted({*NAMES, "__version__", *(module.name for module in iter_modules(__path__) if module.name[0] != "_")})
+    return sorted({*NAMES, "__version__",
+                   *(module.name for module in iter_modules(__path__) if module.name[0] != "_")})

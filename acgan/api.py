@@ -15,22 +15,28 @@ from .populations import train as train_runs
 
 # %% ../nbs/15a_api.ipynb #d0b34575
 def images_of(source, resolution=None, split="train") -> data.ImageSet:
-    """The ImageSet of `source`: an ImageSet, a name of `data.DATA_SETS`, or the path of a folder of class folders.
+    """The ImageSet of `source`: an ImageSet, a name of `data.DATA_SETS`, or the path of a folder of
+    class folders.
 
-    resolution: pixels a side, default 32; an ImageSet keeps its own, and UserError if another one is asked for."""
+    resolution: pixels a side, default 32; an ImageSet keeps its own, and UserError if another one
+    is asked for."""
     if isinstance(source, data.ImageSet):
         if resolution not in (None, source.resolution):
-            raise data.UserError(f"these images have {source.resolution} pixels, not {resolution}: load them at that size")
+            raise data.UserError(f"these images have {source.resolution} pixels, not {resolution}: "
+                                 "load them at that size")
         return source
     return data.load(str(source), split, resolution or 32)
 
 # %% ../nbs/15a_api.ipynb #f5bfa59a
 def train(source, configs=None, *, steps=10_000, resolution=None, out=None, **how) -> Ensemble:
-    """Train AC-GANs on images and return them as one sampler: `model.sample("cat", 16)` is uint8 [16,3,R,R].
+    """Train AC-GANs on images and return them as one sampler: `model.sample("cat", 16)` is uint8
+    [16,3,R,R].
 
-    source: see `images_of`. configs: a GANConfig or a list of them, default Table 1 or 2 as printed. steps: batches.
-    out: the folder of runs. how: further arguments of `populations.train` (device, minutes, log_every, checkpoint_every, ...)."""
+    source: see `images_of`. configs: a GANConfig or a list of them, default Table 1 or 2 as
+    printed. steps: batches. out: the folder of runs. how: further arguments of `populations.train`
+    (device, minutes, log_every, checkpoint_every, ...)."""
     images = images_of(source, resolution)
-    members = [GANConfig()] if configs is None else [configs] if isinstance(configs, GANConfig) else list(configs)
+    members = ([GANConfig()] if configs is None else [configs] if isinstance(configs, GANConfig)
+               else list(configs))
     runs = train_runs(members, images, steps, out=Path(out) if out else None, **how)
     return Ensemble(runs, images.classes, how.get("device", "auto"))

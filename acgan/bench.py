@@ -31,7 +31,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import costs, scores, similarity
-from .config import choose, generator, home, pick_device, progress, provenance, read_json, write_bytes, write_json
+from .config import (choose, generator, home, pick_device, progress, provenance, read_json,
+                          write_bytes, write_json)
 from .data import ImageSet
 from .figures import blank, curves, look, panels, picture_bytes
 from .models import Discriminator, Generator, describe, find_spec
@@ -40,9 +41,12 @@ from .training import GANConfig, TrainState, run_config
 
 # %% ../nbs/15_bench.ipynb #5e793f5c
 def timed(work, device="cpu", least=3, budget=1.0, warm=1, most=200):
-    """Seconds of each call of work(): (samples [n], seconds of the `warm` calls before). n >= least, more within the budget."""
-    samples, device = [], torch.device(device)
-    while len(samples) < warm + least or len(samples) < warm + most and sum(samples[warm:]) < budget:
+    """Seconds of each call of work(): (samples [n], seconds of the `warm` calls before). n >=
+    least, more within the budget."""
+    samples = []
+    device = torch.device(device)
+    while (len(samples) < warm + least or len(samples) < warm + most
+           and sum(samples[warm:]) < budget):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
@@ -54,7 +58,8 @@ def timed(work, device="cpu", least=3, budget=1.0, warm=1, most=200):
 
 # %% ../nbs/15_bench.ipynb #ea5bfbb7
 def spread(samples):
-    """{"seconds": median, "low", "high": quartiles, "n"} of a list of seconds; None for each when the list is empty."""
+    """{"seconds": median, "low", "high": quartiles, "n"} of a list of seconds; None for each when
+    the list is empty."""
     if not len(samples):
         return {"seconds": None, "low": None, "high": None, "n": 0}
     low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
@@ -62,10 +67,12 @@ def spread(samples):
 
 # %% ../nbs/15_bench.ipynb #15e95d09
 class Peak:
-    """The most memory in use on `device` since this object was made, in bytes above what was in use then: `read()`, or None."""
+    """The most memory in use on `device` since this object was made, in bytes above what was in use
+    then: `read()`, or None."""
 
     def __init__(self, device="cpu"):
-        self.device, self.before = torch.device(device), None
+        self.device = torch.device(device)
+        self.before = None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -74,7 +81,8 @@ class Peak:
         elif Path("/proc/self/clear_refs").exists():
             try:
                 ctypes.CDLL(None).malloc_trim(0)
-                Path("/proc/self/clear_refs").write_text("5")                            # 5: forget the peak
+                # 5: forget the peak
+                Path("/proc/self/clear_refs").write_text("5")
                 self.before = self.resident("VmRSS")
             except (OSError, AttributeError):
                 self.before = None
@@ -87,14 +95,16 @@ class Peak:
         """Bytes above the level at the start, or None."""
         if self.before is None:
             return None
-        most = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else self.resident("VmHWM")
+        most = (torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda"
+                else self.resident("VmHWM"))
         return max(0, most - self.before)
 
 # %% ../nbs/15_bench.ipynb #411c493f
 def slug(device="cpu"):
     """The folder name of a device: 'nvidia-h200', 'cpu-2-cores'."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {torch.get_num_threads()} cores"
+    name = (torch.cuda.get_device_name(device) if device.type == "cuda"
+            else f"cpu {torch.get_num_threads()} cores")
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 # %% ../nbs/15_bench.ipynb #cf166489
@@ -110,32 +120,39 @@ def installed(module):
 
 # %% ../nbs/15_bench.ipynb #4390e236
 def hardware(device="cpu"):
-    """What was measured on: provenance, memory, instruction set or GPU, versions of the other libraries (None: not installed)."""
+    """What was measured on: provenance, memory, instruction set or GPU, versions of the other
+    libraries (None: not installed)."""
     device = torch.device(device)
     memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    about = provenance(device) | {"cores": os.cpu_count(), "instructions": torch.backends.cpu.get_cpu_capability(),
+    about = provenance(device) | {"cores": os.cpu_count(),
+                                  "instructions": torch.backends.cpu.get_cpu_capability(),
                                   "numpy": np.__version__, "memory_gb": memory}
     if device.type == "cuda":
         seen = torch.cuda.get_device_properties(device)
-        about |= {"memory_gb": round(seen.total_memory / 1e9, 1), "capability": f"{seen.major}.{seen.minor}",
-                  "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "processors": seen.multi_processor_count}
+        about |= {"memory_gb": round(seen.total_memory / 1e9, 1),
+                  "capability": f"{seen.major}.{seen.minor}", "cuda": torch.version.cuda,
+                  "cudnn": torch.backends.cudnn.version(), "processors": seen.multi_processor_count}
     return about | {"others": {module: installed(module) for module in OTHERS}}
 
 # %% ../nbs/15_bench.ipynb #2a7eba89
 def matrix_rate(device="cpu", sizes=(1024, 2048, 4096), least=5):
-    """{"flops": operations a second of the best n x n x n product, "size": n, "way": 'product' or 'convolution', "dtype",
-    "product", "convolution": the best of each way}."""
-    device, best = torch.device(device), {}
+    """{"flops": operations a second of the best n x n x n product, "size": n, "way": 'product' or
+    'convolution', "dtype", "product", "convolution": the best of each way}."""
+    device = torch.device(device)
+    best = {}
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     for n in sizes:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        x = a.view(n // 64, 8, 8, n).permute(0, 3, 1, 2)                                # channels last: n pixels of n channels
+        # channels last: n pixels of n channels
+        x = a.view(n // 64, 8, 8, n).permute(0, 3, 1, 2)
         w = b.view(n, 1, 1, n).permute(0, 3, 1, 2)
-        for way, work in (("product", lambda a=a, b=b: a @ b), ("convolution", lambda x=x, w=w: F.conv2d(x, w))):
+        for way, work in (("product", lambda a=a, b=b: a @ b),
+                          ("convolution", lambda x=x, w=w: F.conv2d(x, w))):
             rate = 2 * n**3 / spread(timed(work, device, least, 0.5, warm=2)[0])["seconds"]
             best[way] = max(best.get(way, (0, 0)), (rate, n))
     way, each = max(best, key=best.get), {way: rate for way, (rate, _) in best.items()}
-    return each | {"flops": best[way][0], "size": best[way][1], "way": way, "dtype": str(dtype).split(".")[1]}
+    return each | {"flops": best[way][0], "size": best[way][1], "way": way,
+                   "dtype": str(dtype).split(".")[1]}
 
 # %% ../nbs/15_bench.ipynb #ae31aa88
 def copy_rate(device="cpu", size=2**28, least=5):
@@ -148,7 +165,8 @@ def copy_rate(device="cpu", size=2**28, least=5):
 @lru_cache
 def layer_table(resolution=32, width=1.0, n_classes=10):
     """(rows of `models.describe`, numbers put out, parameters) of G and of D."""
-    nets = Generator(resolution, n_classes, width=width), Discriminator(resolution, n_classes, width)
+    nets = Generator(resolution, n_classes,
+                     width=width), Discriminator(resolution, n_classes, width)
     rows = [describe(net) for net in nets]
     parameters = [sum(p.numel() for p in net.parameters()) for net in nets]
     return [(table, sum(math.prod(row["output"]) for row in table), count)
@@ -156,20 +174,23 @@ def layer_table(resolution=32, width=1.0, n_classes=10):
 
 # %% ../nbs/15_bench.ipynb #b0b4a1eb
 def step_flops(resolution=32, width=1.0, batch=100, n_classes=10, fresh=True, frozen=True):
-    """Floating-point operations of one D and G step. `fresh`: G's step draws new fakes; `frozen`: D's weights get no gradient
-    there."""
+    """Floating-point operations of one D and G step. `fresh`: G's step draws new fakes; `frozen`:
+    D's weights get no gradient there."""
     (G, _, _), (D, _, _) = layer_table(resolution, width, n_classes)
     return costs.step_flops(G, D, batch, fresh=fresh, frozen=frozen)
 
 # %% ../nbs/15_bench.ipynb #8633c94b
 def step_bytes(resolution=32, width=1.0, batch=100, n_classes=10, itemsize=2):
-    """Bytes that one D and G step must move at the least: activations of `itemsize` bytes, float32 weights and Adam."""
+    """Bytes that one D and G step must move at the least: activations of `itemsize` bytes, float32
+    weights and Adam."""
     (_, g, g_count), (_, d, d_count) = layer_table(resolution, width, n_classes)
-    return itemsize * batch * (16 * g + 32 * d + 16 * 3 * resolution**2) + 8 * 4 * (g_count + d_count)
+    return (itemsize * batch * (16 * g + 32 * d + 16 * 3 * resolution**2) + 8 * 4
+            * (g_count + d_count))
 
 # %% ../nbs/15_bench.ipynb #3ba537b5
 def floor_seconds(flops, moved, rates):
-    """Seconds below which a step of `flops` operations and `moved` bytes cannot come, by the machine's measured `rates`."""
+    """Seconds below which a step of `flops` operations and `moved` bytes cannot come, by the
+    machine's measured `rates`."""
     return max(flops / rates["matrix"]["flops"], moved / rates["copy"])
 
 # %% ../nbs/15_bench.ipynb #073a0b46
@@ -177,32 +198,47 @@ def plain_generator(resolution, width, inputs):
     """G of Table 1 or 2 as an nn.Sequential: [B,inputs] -> [B,3,R,R]."""
     spec = find_spec(resolution)
     maps = [max(1, round(row.maps * width)) if row.maps else 3 for row in spec.generator]
-    layers = [nn.Linear(inputs, maps[0] * spec.start**2), nn.Unflatten(1, (maps[0], spec.start, spec.start)), nn.ReLU(True)]
+    layers = [nn.Linear(inputs, maps[0] * spec.start**2),
+              nn.Unflatten(1, (maps[0], spec.start, spec.start)), nn.ReLU(True)]
     for a, b in pairwise(maps):
-        layers += [nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1), nn.BatchNorm2d(b), nn.ReLU(True)]
+        layers += [nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1), nn.BatchNorm2d(b),
+                   nn.ReLU(True)]
     return nn.Sequential(*layers[:-2], nn.Tanh())
 
 # %% ../nbs/15_bench.ipynb #c667d04d
 def plain_discriminator(resolution, width, units):
     """D of Table 1 or 2 as an nn.Sequential: [B,3,R,R] -> [B,units]."""
-    layers, c, side = [], 3, resolution
+    layers = []
+    c = 3
+    side = resolution
     for row in find_spec(resolution).discriminator:
         if row.op == "conv":
-            m, side = max(1, round(row.maps * width)), side // row.stride
-            layers += [nn.Conv2d(c, m, row.kernel, row.stride, 1), *([nn.BatchNorm2d(m)] if row.bn else [])]
-            layers, c = [*layers, nn.LeakyReLU(0.2, True), nn.Dropout(row.dropout)], m
+            m = max(1, round(row.maps * width))
+            side = side // row.stride
+            layers += [nn.Conv2d(c, m, row.kernel, row.stride, 1),
+                       *([nn.BatchNorm2d(m)] if row.bn else [])]
+            layers = [*layers, nn.LeakyReLU(0.2, True), nn.Dropout(row.dropout)]
+            c = m
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c * side**2, units))
 
 # %% ../nbs/15_bench.ipynb #395daaf1
 class Eager:
-    """One GAN in a plain loop: `train_steps(n)` makes n steps and returns their losses. The batches come from `images` on the host."""
+    """One GAN in a plain loop: `train_steps(n)` makes n steps and returns their losses. The batches
+    come from `images` on the host."""
 
     def __init__(self, images, width=1.0, batch=100, device="cpu", fresh=False, z_dim=100):
-        self.pixels, self.labels, self.K = images.images.cpu().numpy(), images.labels.cpu().numpy(), images.n_classes
-        self.batch, self.device, self.fresh, self.z_dim, self.random = batch, device, fresh, z_dim, np.random.default_rng(0)
+        self.pixels = images.images.cpu().numpy()
+        self.labels = images.labels.cpu().numpy()
+        self.K = images.n_classes
+        self.batch = batch
+        self.device = device
+        self.fresh = fresh
+        self.z_dim = z_dim
+        self.random = np.random.default_rng(0)
         self.G = plain_generator(images.resolution, width, z_dim + self.K).to(device)
         self.D = plain_discriminator(images.resolution, width, 1 + self.K).to(device)
-        self.adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (self.G, self.D)]
+        self.adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999))
+                      for net in (self.G, self.D)]
 
     def fakes(self):
         """Fake images and their labels."""
@@ -212,7 +248,8 @@ class Eager:
 
     def loss(self, out, real, c):
         """The source term (as real or fake) plus the class term of outputs [B,1+K]."""
-        source = F.binary_cross_entropy_with_logits(out[:, 0], torch.full((len(out),), float(real), device=self.device))
+        source = F.binary_cross_entropy_with_logits(
+            out[:, 0], torch.full((len(out),), float(real), device=self.device))
         return source + F.cross_entropy(out[:, 1:], c)
 
     def train_steps(self, n):
@@ -223,7 +260,8 @@ class Eager:
             x = (torch.from_numpy(self.pixels[index]).float() / 127.5 - 1).to(self.device)
             X_fake, c = self.fakes()
             adam_d.zero_grad()
-            d_loss = self.loss(self.D(x), True, torch.from_numpy(self.labels[index]).to(self.device))
+            d_loss = self.loss(self.D(x), True,
+                               torch.from_numpy(self.labels[index]).to(self.device))
             d_loss = d_loss + self.loss(self.D(X_fake.detach()), False, c)
             d_loss.backward()
             adam_d.step()
@@ -238,9 +276,11 @@ class Eager:
 # %% ../nbs/15_bench.ipynb #f1348097
 def noise_images(resolution, n=1000, n_classes=10, device="cpu"):
     """An ImageSet of random bytes on `device`."""
-    pixels = torch.randint(0, 256, (n, 3, resolution, resolution), dtype=torch.uint8, generator=generator(0, "bench"))
+    pixels = torch.randint(0, 256, (n, 3, resolution, resolution), dtype=torch.uint8,
+                           generator=generator(0, "bench"))
     classes = [str(k) for k in range(n_classes)]
-    return ImageSet(pixels.to(device), (torch.arange(n) % n_classes).to(device), classes, "noise", "train", "noise")
+    return ImageSet(pixels.to(device), (torch.arange(n) % n_classes).to(device), classes, "noise",
+                    "train", "noise")
 
 # %% ../nbs/15_bench.ipynb #1c7e8708
 EAGER = ("eager", "eager, fresh fakes")
@@ -248,56 +288,70 @@ FUSED = tuple(form for form in BACKENDS if form != "each")
 
 
 def contender(case, device="cpu"):
-    """What runs a case {"resolution", "width", "members", "form", "noise", "batch"}: an object with `train_steps(n)`."""
+    """What runs a case {"resolution", "width", "members", "form", "noise", "batch"}: an object with
+    `train_steps(n)`."""
     images = noise_images(case["resolution"], device="cpu" if case["form"] in EAGER else device)
     if case["form"] in EAGER:
         return Eager(images, case["width"], case["batch"], device, fresh=case["form"] != "eager")
-    members = [GANConfig(seed=m, width=case["width"], batch=case["batch"], noise_std=case["noise"]) for m in range(case["members"])]
-    return Population([TrainState(run_config(member, images), images, device) for member in members], case["form"])
+    members = [GANConfig(seed=m, width=case["width"], batch=case["batch"], noise_std=case["noise"])
+               for m in range(case["members"])]
+    return Population([TrainState(run_config(member, images), images, device)
+                       for member in members], case["form"])
 
 # %% ../nbs/15_bench.ipynb #35bb7997
 def cases(resolution, width, members, batch=100, forms=FUSED):
     """The cases at one resolution and width, a list of dictionaries: see `contender`."""
-    base, listed = {"resolution": resolution, "width": width, "batch": batch, "noise": 0.0}, []
+    base = {"resolution": resolution, "width": width, "batch": batch, "noise": 0.0}
+    listed = []
     for M in members:
-        listed += [base | {"members": M, "form": form} for form in (forms if M > 1 else [*EAGER, "loop"])]
+        listed += [base | {"members": M, "form": form}
+                   for form in (forms if M > 1 else [*EAGER, "loop"])]
         listed += [base | {"members": 1, "form": "loop", "noise": 0.1}] if M == 1 else []
     return listed
 
 # %% ../nbs/15_bench.ipynb #5d471818
 def time_case(case, device="cpu", least=3, budget=1.0):
-    """{"samples": seconds of a step [n], "first": seconds of the warm-up, "memory": peak bytes or None, "note"} of a case."""
+    """{"samples": seconds of a step [n], "first": seconds of the warm-up, "memory": peak bytes or
+    None, "note"} of a case."""
     device = torch.device(device)
     steps, warm, peak = (20, 2, Peak(device)) if device.type == "cuda" else (1, 1, Peak(device))
     try:
         runner = contender(case, device)
         samples, first = timed(lambda: runner.train_steps(steps), device, least, budget, warm)
     except RuntimeError as error:
-        return {"samples": [], "first": None, "memory": None, "note": f"failed: {str(error).splitlines()[0][:120]}"}
-    return {"samples": [s / steps for s in samples], "first": first, "memory": peak.read(), "note": ""}
+        return {"samples": [], "first": None, "memory": None,
+                "note": f"failed: {str(error).splitlines()[0][:120]}"}
+    return {"samples": [s / steps for s in samples], "first": first, "memory": peak.read(),
+            "note": ""}
 
 # %% ../nbs/15_bench.ipynb #af9c74a2
 def training_row(case, results, rates, device="cpu"):
     """One row of the training table from the `results` (of `time_case`) of a case in all rounds."""
-    M, public = case["members"], case["form"] in EAGER
-    flops = M * step_flops(case["resolution"], case["width"], case["batch"], fresh=case["form"] != "eager", frozen=not public)
+    M = case["members"]
+    public = case["form"] in EAGER
+    flops = M * step_flops(case["resolution"], case["width"], case["batch"],
+                           fresh=case["form"] != "eager", frozen=not public)
     itemsize = 2 if torch.device(device).type == "cuda" else 4
     moved = M * step_bytes(case["resolution"], case["width"], case["batch"], itemsize=itemsize)
     row = case | spread([s for result in results for s in result["samples"]])
-    row |= {"gflop": flops / 1e9, "predicted": floor_seconds(flops, moved, rates), "first": results[0]["first"],
-            "memory_mb": max((r["memory"] / 1e6 for r in results if r["memory"] is not None), default=None),
-            "note": results[0]["note"]}
+    row |= {"gflop": flops / 1e9, "predicted": floor_seconds(flops, moved, rates),
+            "first": results[0]["first"],
+            "memory_mb": max((r["memory"] / 1e6 for r in results if r["memory"] is not None),
+                             default=None), "note": results[0]["note"]}
     if row["n"]:
         rate = flops / row["seconds"]
-        row |= {"steps_per_s": 1 / row["seconds"], "member_steps_per_s": M / row["seconds"], "tflops": rate / 1e12,
-                "matrix_share": rate / rates["matrix"]["flops"], "roofline_share": row["predicted"] / row["seconds"]}
+        row |= {"steps_per_s": 1 / row["seconds"], "member_steps_per_s": M / row["seconds"],
+                "tflops": rate / 1e12, "matrix_share": rate / rates["matrix"]["flops"],
+                "roofline_share": row["predicted"] / row["seconds"]}
     return row
 
 # %% ../nbs/15_bench.ipynb #94244cb5
 def bench_training(settings, rates, device="cpu", say=print):
-    """Rows of the training table. `settings`: training [[resolution, width, [members]]], forms, rounds, least, budget, batch."""
+    """Rows of the training table. `settings`: training [[resolution, width, [members]]], forms,
+    rounds, least, budget, batch."""
     rows = []
-    time_case(cases(32, 0.05, [1])[0], device, least=1, budget=0)                        # what happens once in a process
+    # what happens once in a process
+    time_case(cases(32, 0.05, [1])[0], device, least=1, budget=0)
     for resolution, width, members in settings["training"]:
         listed = cases(resolution, width, members, settings["batch"], settings["forms"])
         results = [[] for _ in listed]
@@ -312,19 +366,24 @@ def bench_training(settings, rates, device="cpu", say=print):
 # %% ../nbs/15_bench.ipynb #a4a78cb1
 def training_line(row):
     """One line of text for a row of the training table."""
-    what = f"{row['resolution']:>4} px  width {row['width']:<5g} {row['members']:>3} x {row['form']}"
+    what = (f"{row['resolution']:>4} px  width {row['width']:<5g} {row['members']:>3} x "
+            f"{row['form']}")
     what += f", noise {row['noise']:g}" if row["noise"] else ""
     if not row["n"]:
         return f"{what:<48} {row['note']}"
     memory = "" if row["memory_mb"] is None else f"  {row['memory_mb']:,.0f} MB"
-    return (f"{what:<48} {1e3 * row['seconds']:>8.1f} ms a step [{1e3 * row['low']:.1f}, {1e3 * row['high']:.1f}]  "
-            f"{row['member_steps_per_s']:>8.1f} member-steps/s  {100 * row['roofline_share']:>5.1f} % of the roofline{memory}")
+    return (f"{what:<48} {1e3 * row['seconds']:>8.1f} ms a step [{1e3 * row['low']:.1f}, "
+            f"{1e3 * row['high']:.1f}]  " f"{row['member_steps_per_s']:>8.1f} member-steps/s  "
+                                          f"{100 * row['roofline_share']:>5.1f} % of the "
+                                          f"roofline{memory}")
 
 # %% ../nbs/15_bench.ipynb #519a5ada
 def metric_row(what, by, unit, work, per, device="cpu", settings=None, answer=None, note=""):
-    """One row of the metrics table. work() -> values; `per`: the value of one second in `unit` (a function of seconds)."""
+    """One row of the metrics table. work() -> values; `per`: the value of one second in `unit` (a
+    function of seconds)."""
     settings = {"least": 3, "budget": 1.0} | (settings or {})
-    row = {"what": what, "by": by, "unit": unit, "value": None, "low": None, "high": None, "n": 0, "apart": None, "note": note}
+    row = {"what": what, "by": by, "unit": unit, "value": None, "low": None, "high": None, "n": 0,
+           "apart": None, "note": note}
     if work is None:
         return row | {"note": "not installed"}
     try:
@@ -340,13 +399,17 @@ def metric_row(what, by, unit, work, per, device="cpu", settings=None, answer=No
 
 # %% ../nbs/15_bench.ipynb #7693057b
 def depthwise_ms_ssim(x, y, dtype=torch.float32):
-    """MS-SSIM (tf2016, clipped) of uint8 [B,C,H,W] twice by depthwise convolutions in one batch -> `dtype` [B]."""
-    x, y, terms = x.to(dtype), y.to(dtype), []
+    """MS-SSIM (tf2016, clipped) of uint8 [B,C,H,W] twice by depthwise convolutions in one batch ->
+    `dtype` [B]."""
+    x = x.to(dtype)
+    y = y.to(dtype)
+    terms = []
     for k, _ in enumerate(similarity.WEIGHTS):
         size = min(11, *x.shape[2:])
         t = torch.arange(size, dtype=dtype, device=x.device) - (size - 1) / 2
         g = torch.exp(-(t**2) / (2 * (1.5 * size / 11) ** 2))
-        g, five = g / g.sum(), torch.cat([x, y, x * x, y * y, x * y], 1)
+        g = g / g.sum()
+        five = torch.cat([x, y, x * x, y * y, x * y], 1)
         n = five.shape[1]
         for window in (g.view(1, 1, -1, 1), g.view(1, 1, 1, -1)):
             five = F.conv2d(five, window.expand(n, -1, -1, -1), groups=n)
@@ -355,7 +418,8 @@ def depthwise_ms_ssim(x, y, dtype=torch.float32):
         if k == 4:
             term = term * (2 * m1 * m2 + similarity.C1) / (m1 * m1 + m2 * m2 + similarity.C1)
         terms.append(term.mean((1, 2, 3)).clamp(min=0) ** similarity.WEIGHTS[k])
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        x = F.avg_pool2d(x, 2)
+        y = F.avg_pool2d(y, 2)
     return torch.stack(terms).prod(0)
 
 # %% ../nbs/15_bench.ipynb #07dd2bfa
@@ -363,15 +427,20 @@ def near_pairs(n, side, device="cpu"):
     """Two uint8 tensors [n,3,side,side] on `device`, alike by half."""
     rng = generator(0, "near pairs", side)
     ground = torch.rand(1, 3, side, side, generator=rng)
-    return [((ground + torch.rand(n, 3, side, side, generator=rng)) * 127.5).to(torch.uint8).to(device) for _ in range(2)]
+    return [((ground + torch.rand(n, 3, side, side, generator=rng)) * 127.5).to(torch.uint8).to(
+        device) for _ in range(2)]
 
 # %% ../nbs/15_bench.ipynb #a8bf3e08
 def ms_ssim_libraries(x, y, window=11):
-    """{library: a function that scores the pairs uint8 x, y [B,3,H,W] with a window of `window` pixels}."""
+    """{library: a function that scores the pairs uint8 x, y [B,3,H,W] with a window of `window`
+    pixels}."""
     def torchmetrics():
-        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as score
-        options = {"gaussian_kernel": True, "sigma": 1.5} if window == 11 else {"gaussian_kernel": False, "kernel_size": window}
-        return score(x.float(), y.float(), data_range=255.0, reduction="none", betas=similarity.WEIGHTS, **options)
+        from torchmetrics.functional.image import (
+            multiscale_structural_similarity_index_measure as score)
+        options = ({"gaussian_kernel": True, "sigma": 1.5} if window == 11
+                   else {"gaussian_kernel": False, "kernel_size": window})
+        return score(x.float(), y.float(), data_range=255.0, reduction="none",
+                     betas=similarity.WEIGHTS, **options)
 
     def pytorch_msssim():
         from pytorch_msssim import ms_ssim as score
@@ -380,12 +449,14 @@ def ms_ssim_libraries(x, y, window=11):
 
 # %% ../nbs/15_bench.ipynb #ec3b3193
 def pair_rows(side, window, settings, device="cpu"):
-    """Rows for MS-SSIM of settings["pairs"] pairs at `side` px: ours, depthwise convolutions, two libraries with `window`."""
+    """Rows for MS-SSIM of settings["pairs"] pairs at `side` px: ours, depthwise convolutions, two
+    libraries with `window`."""
     n, (x, y) = settings["pairs"], near_pairs(settings["pairs"], side, device)
-    same = {"what": f"MS-SSIM, {side} px", "unit": "ms a pair", "per": lambda s: 1e3 * s / n, "device": device,
-            "settings": settings}
+    same = {"what": f"MS-SSIM, {side} px", "unit": "ms a pair", "per": lambda s: 1e3 * s / n,
+            "device": device, "settings": settings}
     ours, pooled = (similarity.ms_ssim(x, y, variant=variant) for variant in similarity.VARIANTS)
-    ways = {"acgan": lambda: similarity.ms_ssim(x, y), "acgan, float32": lambda: similarity.ms_ssim(x, y, dtype=torch.float32),
+    ways = {"acgan": lambda: similarity.ms_ssim(x, y),
+            "acgan, float32": lambda: similarity.ms_ssim(x, y, dtype=torch.float32),
             "depthwise, float32": lambda: depthwise_ms_ssim(x, y),
             "depthwise, float64": lambda: depthwise_ms_ssim(x, y, torch.float64)}
     rows = [metric_row(by=by, work=way, answer=ours, **same) for by, way in ways.items()]
@@ -396,26 +467,32 @@ def pair_rows(side, window, settings, device="cpu"):
 
 # %% ../nbs/15_bench.ipynb #22c09985
 def ms_ssim_rows(settings, device="cpu"):
-    """All rows for MS-SSIM: pairs at settings["side"] (and at 176 px if that is 128), all pairs of a class, 1000 classes."""
+    """All rows for MS-SSIM: pairs at settings["side"] (and at 176 px if that is 128), all pairs of
+    a class, 1000 classes."""
     side = settings["side"]
     rows = pair_rows(side, 7 if side == 128 else 11, settings, device)
     rows += pair_rows(176, 11, settings, device) if side == 128 else []
     images = near_pairs(settings["class_images"], side, device)[0]
     every = len(images) * (len(images) - 1) // 2
-    once, what = settings | {"least": min(2, settings["least"]), "budget": 0}, f"MS-SSIM, {side} px"
+    once = settings | {"least": min(2, settings["least"]), "budget": 0}
+    what = f"MS-SSIM, {side} px"
     rows.append(metric_row(f"{what}, all {every:,} pairs of {len(images)} images", "acgan", "s",
-                           lambda: similarity.pair_scores(images, "all"), lambda s: s, device, once))
+                           lambda: similarity.pair_scores(images, "all"), lambda s: s, device,
+                           once))
     several = near_pairs(200, side, device)[0]
-    rows.append(metric_row(f"{what}, 1000 classes of 100 pairs", "acgan", "s", lambda: similarity.pair_scores(several, 100),
-                           lambda s: 1000 * s, device, settings, note="1000 times one class"))
+    rows.append(metric_row(f"{what}, 1000 classes of 100 pairs", "acgan", "s",
+                           lambda: similarity.pair_scores(several, 100), lambda s: 1000 * s, device,
+                           settings, note="1000 times one class"))
     return rows
 
 # %% ../nbs/15_bench.ipynb #f9006fea
 def faiss_ways(queries, bank):
-    """{name: function} for faiss' exact L1 index on uint8 queries and bank [.,3,H,W]: search alone, and with loading the bank."""
+    """{name: function} for faiss' exact L1 index on uint8 queries and bank [.,3,H,W]: search alone,
+    and with loading the bank."""
     if not similarity.find_faiss():
         return {"faiss": None}
-    faiss, q = similarity.find_faiss(), queries.flatten(1).float().numpy()
+    faiss = similarity.find_faiss()
+    q = queries.flatten(1).float().numpy()
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlat(q.shape[1], faiss.METRIC_L1)
     index.add(bank.flatten(1).float().numpy())
@@ -424,70 +501,89 @@ def faiss_ways(queries, bank):
         fresh = faiss.IndexFlat(q.shape[1], faiss.METRIC_L1)
         fresh.add(bank.flatten(1).float().numpy())
         return torch.from_numpy(fresh.search(q, 1)[1])
-    return {"faiss": lambda: torch.from_numpy(index.search(q, 1)[1]), "faiss, with loading": load_and_search}
+    return {"faiss": lambda: torch.from_numpy(index.search(q, 1)[1]),
+            "faiss, with loading": load_and_search}
 
 # %% ../nbs/15_bench.ipynb #8a4f9ba0
 def l1_rows(side, Q, M, settings, device="cpu"):
-    """Rows for the nearest neighbours of Q queries among M images of `side` px, in billions of differences a second."""
+    """Rows for the nearest neighbours of Q queries among M images of `side` px, in billions of
+    differences a second."""
     rng = generator(0, "bank", side)
-    bank, queries = (torch.randint(0, 256, (m, 3, side, side), dtype=torch.uint8, generator=rng) for m in (M, Q))
-    found, work = similarity.nearest(queries, bank)[1], Q * M * 3 * side**2 / 1e9
-    same = {"what": f"L1 neighbours, {side} px, {Q} in {M:,}", "unit": "G/s", "per": lambda s: work / s, "device": device,
-            "settings": settings, "answer": found}
-    ways, on, place = faiss_ways(queries, bank), queries.to(device), bank.to(device)
-    forms = ["cdist"] if on.is_cuda else [f for f in similarity.L1_FORMS if f != "faiss" or similarity.find_faiss()]
-    rows = [metric_row(by=f"acgan, {form}", work=lambda form=form: similarity.nearest(on, place, form=form)[1],
-                       note="chosen" if form == similarity.l1_form(device) else "", **same) for form in forms]
+    bank, queries = (torch.randint(0, 256, (m, 3, side, side), dtype=torch.uint8, generator=rng)
+                     for m in (M, Q))
+    found = similarity.nearest(queries, bank)[1]
+    work = Q * M * 3 * side**2 / 1e9
+    same = {"what": f"L1 neighbours, {side} px, {Q} in {M:,}", "unit": "G/s",
+            "per": lambda s: work / s, "device": device, "settings": settings, "answer": found}
+    ways = faiss_ways(queries, bank)
+    on = queries.to(device)
+    place = bank.to(device)
+    forms = ["cdist"] if on.is_cuda else [f for f in similarity.L1_FORMS
+                                          if f != "faiss" or similarity.find_faiss()]
+    rows = [metric_row(
+        by=f"acgan, {form}", work=lambda form=form: similarity.nearest(on, place, form=form)[1],
+        note="chosen" if form == similarity.l1_form(device) else "", **same) for form in forms]
     return rows + [metric_row(by=by, work=way, **same) for by, way in ways.items()]
 
 # %% ../nbs/15_bench.ipynb #2cf0874a
 def score_rows(settings, device="cpu"):
     """Rows for the scores of settings["rows"] x settings["columns"] probabilities, in seconds."""
-    n, K = settings["rows"], settings["columns"]
+    n = settings["rows"]
+    K = settings["columns"]
     logits = 3 * torch.randn(n, K, generator=generator(0, "scores"))
-    probs, labels, what = logits.double().softmax(1).to(device), torch.arange(n) % K, f"{n:,} rows of {K:,} probabilities"
+    probs = logits.double().softmax(1).to(device)
+    labels = torch.arange(n) % K
+    what = f"{n:,} rows of {K:,} probabilities"
     def fidelity():
         from torch_fidelity.metric_isc import isc_features_to_metric
         return list(isc_features_to_metric(logits, splits=10, shuffle=True, rng_seed=2020).values())
     ways = {"inception_score": ("acgan", lambda: scores.inception_score(probs, seed=2020)),
-            "inception_score ": ("torch-fidelity", fidelity if importlib.util.find_spec("torch_fidelity") else None),
+            "inception_score ": ("torch-fidelity",
+                                 fidelity if importlib.util.find_spec("torch_fidelity") else None),
             "am_score": ("acgan", lambda: scores.am_score(probs, probs.mean(0))),
             "accuracy": ("acgan", lambda: scores.accuracy(probs, labels))}
     known = {"inception_score": scores.inception_score(probs, seed=2020)}
-    return [metric_row(f"{name.strip()}, {what}", by, "s", way, lambda s: s, device, settings, known.get(name.strip()))
-            for name, (by, way) in ways.items()]
+    return [metric_row(f"{name.strip()}, {what}", by, "s", way, lambda s: s, device, settings,
+                       known.get(name.strip())) for name, (by, way) in ways.items()]
 
 # %% ../nbs/15_bench.ipynb #b0195cb6
-SETTINGS = {
-    "cpu": {"training": [[32, 1.0, [1, 2, 4]], [32, 0.25, [1, 2, 4, 8, 16, 27, 32]], [32, 0.05, [1, 4, 16, 32]],
-                         [64, 0.25, [1, 2, 4]], [128, 0.125, [1, 2, 4]]],
-            "forms": FUSED, "rounds": 2, "least": 3, "budget": 1.0, "batch": 100, "sizes": [1024, 2048, 4096], "copy": 2**28,
-            "side": 128, "pairs": 100, "class_images": 100, "l1": [[32, 10, 20_000], [32, 64, 20_000], [128, 64, 1300]],
-            "rows": 50_000, "columns": 1000},
-    "cuda": {"training": [[32, 1.0, [1, 2, 4, 8, 16, 27, 32]], [64, 1.0, [1, 2, 4, 8, 16]], [128, 1.0, [1, 2, 4, 8]]],
-             "forms": FUSED, "rounds": 2, "least": 5, "budget": 0.5, "batch": 100, "sizes": [4096, 8192, 16384], "copy": 2**31,
-             "side": 128, "pairs": 1024, "class_images": 100, "l1": [[32, 64, 20_000], [128, 64, 1300]],
-             "rows": 50_000, "columns": 1000},
-    "quick": {"training": [[32, 0.1, [1, 2, 4]], [64, 0.05, [1, 2]]], "forms": FUSED, "rounds": 1, "least": 2, "budget": 0.1,
-              "batch": 50, "sizes": [512, 1024], "copy": 2**26, "side": 128, "pairs": 16, "class_images": 12,
-              "l1": [[32, 16, 2000]], "rows": 5000, "columns": 100}}
+SETTINGS = {"cpu": {"training": [[32, 1.0, [1, 2, 4]], [32, 0.25, [1, 2, 4, 8, 16, 27, 32]],
+                                 [32, 0.05, [1, 4, 16, 32]], [64, 0.25, [1, 2, 4]],
+                                 [128, 0.125, [1, 2, 4]]], "forms": FUSED, "rounds": 2, "least": 3,
+                    "budget": 1.0, "batch": 100, "sizes": [1024, 2048, 4096], "copy": 2**28,
+                    "side": 128, "pairs": 100, "class_images": 100,
+                    "l1": [[32, 10, 20_000], [32, 64, 20_000], [128, 64, 1300]], "rows": 50_000,
+                    "columns": 1000},
+            "cuda": {"training": [[32, 1.0, [1, 2, 4, 8, 16, 27, 32]], [64, 1.0, [1, 2, 4, 8, 16]],
+                                  [128, 1.0, [1, 2, 4, 8]]], "forms": FUSED, "rounds": 2,
+                     "least": 5, "budget": 0.5, "batch": 100, "sizes": [4096, 8192, 16384],
+                     "copy": 2**31, "side": 128, "pairs": 1024, "class_images": 100,
+                     "l1": [[32, 64, 20_000], [128, 64, 1300]], "rows": 50_000, "columns": 1000},
+            "quick": {"training": [[32, 0.1, [1, 2, 4]], [64, 0.05, [1, 2]]], "forms": FUSED,
+                      "rounds": 1, "least": 2, "budget": 0.1, "batch": 50, "sizes": [512, 1024],
+                      "copy": 2**26, "side": 128, "pairs": 16, "class_images": 12,
+                      "l1": [[32, 16, 2000]], "rows": 5000, "columns": 100}}
 PARTS = ("training", "metrics")
 
 # %% ../nbs/15_bench.ipynb #ca6eced6
-COLUMNS = {"training": ["resolution", "width", "batch", "members", "form", "noise", "seconds", "low", "high", "n", "predicted",
-                        "steps_per_s", "member_steps_per_s", "gflop", "tflops", "matrix_share", "roofline_share", "memory_mb",
+COLUMNS = {"training": ["resolution", "width", "batch", "members", "form", "noise", "seconds",
+                        "low", "high", "n", "predicted", "steps_per_s", "member_steps_per_s",
+                        "gflop", "tflops", "matrix_share", "roofline_share", "memory_mb",
                         "first", "note"],
            "metrics": ["what", "by", "unit", "value", "low", "high", "n", "apart", "first", "note"]}
 
 
 def table(report, part):
-    """A part of a bench report, 'training' or 'metrics', as a data frame with the columns of COLUMNS."""
+    """A part of a bench report, 'training' or 'metrics', as a data frame with the columns of
+    COLUMNS."""
     rows = report.get(choose(part, PARTS, "part"), {}).get("rows", [])
-    return pd.DataFrame([{column: row.get(column) for column in COLUMNS[part]} for row in rows], columns=COLUMNS[part])
+    return pd.DataFrame([{column: row.get(column) for column in COLUMNS[part]} for row in rows],
+                        columns=COLUMNS[part])
 
 # %% ../nbs/15_bench.ipynb #ffc21a59
 def factor_axes(ax, members):
-    """Make both axes of `ax` logarithmic, with plain numbers as ticks and `members` along the x axis."""
+    """Make both axes of `ax` logarithmic, with plain numbers as ticks and `members` along the x
+    axis."""
     ax.set(xscale="log", yscale="log")
     ax.set_xticks(members, [str(M) if M != 27 else "" for M in members])
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -497,7 +593,8 @@ def factor_axes(ax, members):
 
 # %% ../nbs/15_bench.ipynb #27632719
 def draw_growth(report):
-    """A figure of member-steps a second against members, a panel for each resolution and width of the report's training rows."""
+    """A figure of member-steps a second against members, a panel for each resolution and width of
+    the report's training rows."""
     rows = [row for row in report["training"]["rows"] if not row["noise"] and row["n"]]
     sizes = list(dict.fromkeys((row["resolution"], row["width"]) for row in rows))
     fig, axes = panels(min(3, len(sizes)), -(-len(sizes) // 3), ratio=0.9)
@@ -506,13 +603,16 @@ def draw_growth(report):
         mine = [row for row in rows if (row["resolution"], row["width"]) == size]
         for i, form in enumerate(forms):
             some = [row for row in mine if row["form"] == form]
-            line = [[row["members"] / row[key] for row in some] for key in ("seconds", "high", "low")]
+            line = [[row["members"] / row[key] for row in some]
+                    for key in ("seconds", "high", "low")]
             line = {form: ([row["members"] for row in some], *line)}
             curves(ax, line, "members", "" if at % 3 else "member-steps / s", {form: i})
         for row in (row for row in mine if row["form"] == "eager"):
-            ax.axhline(row["member_steps_per_s"], label="plain loop", **look("published") | {"marker": None})
+            ax.axhline(row["member_steps_per_s"], label="plain loop",
+                       **look("published") | {"marker": None})
         least = min(row["predicted"] / row["members"] for row in mine if row["form"] not in EAGER)
-        ax.axhline(1 / least, label="roofline", **look("missing") | {"marker": None, "linestyle": (0, (1, 2))})
+        ax.axhline(1 / least, label="roofline",
+                   **look("missing") | {"marker": None, "linestyle": (0, (1, 2))})
         factor_axes(ax, sorted({row["members"] for row in mine}))
         ax.set_title(f"{size[0]} px, width {size[1]:g}")
         ax.get_legend().remove()
@@ -523,27 +623,34 @@ def draw_growth(report):
 
 # %% ../nbs/15_bench.ipynb #a1e7c034
 def draw_cost(report):
-    """A figure of peak memory against members and of the share of the roofline reached, from the report's training rows."""
+    """A figure of peak memory against members and of the share of the roofline reached, from the
+    report's training rows."""
     rows = [row for row in report["training"]["rows"] if not row["noise"] and row["n"]]
     fig, (left, right) = panels(2, ratio=0.8)
     sizes = list(dict.fromkeys((row["resolution"], row["width"]) for row in rows))
     for at, size in enumerate(sizes):
-        mine, name = [row for row in rows if (row["resolution"], row["width"]) == size], f"{size[0]} px, width {size[1]:g}"
+        mine = [row for row in rows if (row["resolution"], row["width"]) == size]
+        name = f"{size[0]} px, width {size[1]:g}"
         loop = [row for row in mine if row["form"] == "loop"]
         line = {name: ([row["members"] for row in loop], [row["memory_mb"] for row in loop])}
         curves(left, line, "members", "peak memory of the loop (MB)", {name: at})
-        best = max((row for row in mine if row["form"] not in EAGER), key=lambda row: row["member_steps_per_s"])
+        best = max((row for row in mine if row["form"] not in EAGER),
+                   key=lambda row: row["member_steps_per_s"])
         marks = [("plain loop", "published", row) for row in mine if row["form"] == "eager"]
-        marks += [("one member", "control", row) for row in loop if row["members"] == 1] + [("best population", "fake", best)]
+        marks += [("one member", "control", row)
+                  for row in loop if row["members"] == 1] + [("best population", "fake", best)]
         for what, series, row in marks:
-            low, share, high = (100 * row["predicted"] / row[key] for key in ("high", "seconds", "low"))
+            low, share, high = (100 * row["predicted"] / row[key]
+                                for key in ("high", "seconds", "low"))
             right.plot([low, high], [at, at], color=look(series)["color"])
-            right.plot([share], [at], **look(series) | {"linestyle": "none"}, label=None if at else what)
+            right.plot([share], [at], **look(series) | {"linestyle": "none"},
+                       label=None if at else what)
         note = f"{best['members']} x {best['form']}"
         right.annotate(note, (share, at), xytext=(0, 5), textcoords="offset points", fontsize=6,
                        ha="center" if share > 12 else "left")
-    right.set(yticks=range(len(sizes)), yticklabels=[f"{r} px, width {w:g}" for r, w in sizes], ylim=(len(sizes) - 0.5, -0.7),
-              xlabel="share of the roofline (%)", xlim=(0, 1.1 * right.get_xlim()[1]))
+    right.set(yticks=range(len(sizes)), yticklabels=[f"{r} px, width {w:g}" for r, w in sizes],
+              ylim=(len(sizes) - 0.5, -0.7), xlabel="share of the roofline (%)",
+              xlim=(0, 1.1 * right.get_xlim()[1]))
     factor_axes(left, sorted({row["members"] for row in rows}))
     left.get_legend().remove()
     fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2)
@@ -552,10 +659,12 @@ def draw_cost(report):
 
 # %% ../nbs/15_bench.ipynb #5665ace7
 def save(report, folder):
-    """Write bench.json, training.csv, metrics.csv and the figures growth and cost (png, svg) of a report to `folder`."""
+    """Write bench.json, training.csv, metrics.csv and the figures growth and cost (png, svg) of a
+    report to `folder`."""
     for part in PARTS:
         if part in report:
-            write_bytes(Path(folder) / f"{part}.csv", table(report, part).to_csv(index=False).encode())
+            write_bytes(Path(folder) / f"{part}.csv",
+                        table(report, part).to_csv(index=False).encode())
     for name, draw in (("growth", draw_growth), ("cost", draw_cost)):
         if "training" in report:
             fig = draw(report)
@@ -566,27 +675,37 @@ def save(report, folder):
 
 # %% ../nbs/15_bench.ipynb #473d1443
 def main(device="auto", quick=False, out=None, only=None, settings=None):
-    """Measure this machine and write figures/bench/<device>/ (below `out` or the checkout). Returns the report. `only`: names in
-    PARTS; `settings`: changes to those of SETTINGS. UserError for an unknown device, part or setting."""
+    """Measure this machine and write figures/bench/<device>/ (below `out` or the checkout). Returns
+    the report. `only`: names in PARTS; `settings`: changes to those of SETTINGS. UserError for an
+    unknown device, part or setting."""
     device = pick_device(device)
     parts = [choose(part, PARTS, "part") for part in only or PARTS]
     base = SETTINGS["quick" if quick else device.type]
     for name in settings or {}:
         choose(name, base, "setting of the bench")
-    settings, began, busy = base | (settings or {}), time.perf_counter(), os.getloadavg()[0]
-    folder = Path(out or home()) / "figures" / "bench" / (slug(device) + ("-quick" if quick else ""))
-    report = read_json(folder / "bench.json") if (folder / "bench.json").is_file() and len(parts) < len(PARTS) else {}
-    rates = {"matrix": matrix_rate(device, settings["sizes"]), "copy": copy_rate(device, settings["copy"])}
-    about = {"hardware": hardware(device), "settings": settings, "rates": rates, "quick": quick, "load": busy}
-    seen, rate = about["hardware"], rates["matrix"]
-    print(f"{seen['device']}, {seen['threads']} threads: {rate['flops'] / 1e12:.3g} TFLOP/s in {rate['dtype']}, "
-          f"{rates['copy'] / 1e9:.3g} GB/s", flush=True)
+    settings = base | (settings or {})
+    began = time.perf_counter()
+    busy = os.getloadavg()[0]
+    folder = Path(out or home()) / "figures" / "bench" / (slug(device)
+                                                          + ("-quick" if quick else ""))
+    report = (read_json(folder / "bench.json")
+              if (folder / "bench.json").is_file() and len(parts) < len(PARTS) else {})
+    rates = {"matrix": matrix_rate(device, settings["sizes"]),
+             "copy": copy_rate(device, settings["copy"])}
+    about = {"hardware": hardware(device), "settings": settings, "rates": rates, "quick": quick,
+             "load": busy}
+    seen = about["hardware"]
+    rate = rates["matrix"]
+    print(f"{seen['device']}, {seen['threads']} threads: {rate['flops'] / 1e12:.3g} TFLOP/s in "
+          f"{rate['dtype']}, " f"{rates['copy'] / 1e9:.3g} GB/s", flush=True)
     if busy > 0.5:
-        print(f"Others are using this machine (load {busy:.1f}): every number will be too low.", flush=True)
+        print(f"Others are using this machine (load {busy:.1f}): every number will be too low.",
+              flush=True)
     say = lambda line: print(line, flush=True)
     for part in parts:
         start = time.perf_counter()
-        rows = bench_training(settings, rates, device, say) if part == "training" else bench_metrics(settings, device, say)
+        rows = bench_training(settings, rates, device,
+                              say) if part == "training" else bench_metrics(settings, device, say)
         report[part] = about | {"rows": rows, "minutes": (time.perf_counter() - start) / 60}
     save(report, folder)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes; written to {folder}")
@@ -600,6 +719,7 @@ def bench_metrics(settings, device="cpu", say=print):
     for group in groups:
         for row in group(settings, device):
             rows.append(row)
-            value = f"{row['value']:>9.3g} {row['unit']} [{row['low']:.3g}, {row['high']:.3g}]" if row["n"] else row["note"]
+            value = (f"{row['value']:>9.3g} {row['unit']} [{row['low']:.3g}, {row['high']:.3g}]"
+                     if row["n"] else row["note"])
             say(f"{row['what']:<58} {row['by']:<20} {value}")
     return rows

@@ -22,7 +22,8 @@ import torch
 
 from .config import (atomic_folder, fingerprint, plain, provenance, read_json, UserError,
                           write_bytes, write_json)
-from .training import FORMAT, METRICS, build, difference, read_run_config, RunConfig, TrainState
+from .training import (FORMAT, METRICS, build, difference, read_run_config, RunConfig,
+                            TrainState)
 
 # %% ../nbs/05_checkpoints.ipynb #8eca232d
 def state_dict(t):
@@ -31,29 +32,38 @@ def state_dict(t):
     for name, net, opt in (("G", t.G, t.opt_g), ("D", t.D, t.opt_d)):
         tensors |= {f"{name}.{key}": value for key, value in net.state_dict().items()}
         for i, slots in opt.state_dict()["state"].items():
-            tensors |= {f"adam_{name}.{i}.{key}": torch.as_tensor(value) for key, value in slots.items()}
+            tensors |= {f"adam_{name}.{i}.{key}": torch.as_tensor(value)
+                        for key, value in slots.items()}
     for name, batches in (("batches", t.batches), ("labelled", t.labelled)):
-        tensors |= {f"{name}.{key}": value for key, value in (batches.state_dict() if batches else {}).items()}
-    tensors |= {f"ema.{key}": value for key, value in (t.ema.state_dict() if t.ema is not None else {}).items()}
+        tensors |= {f"{name}.{key}": value
+                    for key, value in (batches.state_dict() if batches else {}).items()}
+    tensors |= {f"ema.{key}": value
+                for key, value in (t.ema.state_dict() if t.ema is not None else {}).items()}
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 # %% ../nbs/05_checkpoints.ipynb #2d655b57
 def strip_prefix(tensors, prefix):
     """The entries of `tensors` whose key starts with 'prefix.', without it."""
-    return {key[len(prefix) + 1:]: value for key, value in tensors.items() if key.startswith(prefix + ".")}
+    return {key[len(prefix) + 1:]: value
+            for key, value in tensors.items() if key.startswith(prefix + ".")}
 
 # %% ../nbs/05_checkpoints.ipynb #c7781cbf
 def restore(t, tensors):
-    """Put the state from `state_dict` into TrainState `t`. UserError for a state of another kind of device."""
+    """Put the state from `state_dict` into TrainState `t`. UserError for a state of another kind of
+    device."""
     if t.rng.get_state().numel() != tensors["rng"].numel():
-        raise UserError(f"run {t.config.id} was trained on another kind of device, and its random streams cannot go on on "
-                        f"{t.device}: train with the device of before, or anew in another folder")
+        raise UserError(f"run {t.config.id} was trained on another kind of device, and its random "
+                        "streams cannot go on on " f"{t.device}: train with the device of before, "
+                                                   "or anew in another folder")
     for name, net, opt in (("G", t.G, t.opt_g), ("D", t.D, t.opt_d)):
         net.load_state_dict(strip_prefix(tensors, name))
-        slots, like = {}, list(net.parameters())
+        slots = {}
+        like = list(net.parameters())
         for key, value in strip_prefix(tensors, f"adam_{name}").items():
-            i, what = int(key.split(".")[0]), key.split(".")[1]
-            slots.setdefault(i, {})[what] = torch.empty_like(like[i]).copy_(value) if value.dim() else value.clone()
+            i = int(key.split(".")[0])
+            what = key.split(".")[1]
+            slots.setdefault(i, {})[what] = (torch.empty_like(like[i]).copy_(value) if value.dim()
+                                             else value.clone())
         opt.load_state_dict({"state": slots, "param_groups": opt.state_dict()["param_groups"]})
     t.rng.set_state(tensors["rng"])
     t.batches.load_state_dict(strip_prefix(tensors, "batches"))
@@ -67,7 +77,8 @@ def restore(t, tensors):
 
 # %% ../nbs/05_checkpoints.ipynb #90908495
 def write_checkpoint(folder, tensors, run_id, step):
-    """Write `tensors` and their description as the checkpoint folder/step-XXXXXXXX, in one rename. Returns its path."""
+    """Write `tensors` and their description as the checkpoint folder/step-XXXXXXXX, in one rename.
+    Returns its path."""
     data = safetensors.torch.save(tensors, {"format": f"acgan-checkpoint-{FORMAT}"})
     path = Path(folder) / f"step-{step:08d}"
     with atomic_folder(path) as scratch:
@@ -78,18 +89,23 @@ def write_checkpoint(folder, tensors, run_id, step):
 
 # %% ../nbs/05_checkpoints.ipynb #880f93ae
 def read_checkpoint(path, run_id):
-    """(tensors, step) of a checkpoint folder. UserError, naming the file, when it is damaged, foreign or of another format."""
+    """(tensors, step) of a checkpoint folder. UserError, naming the file, when it is damaged,
+    foreign or of another format."""
     path = Path(path)
-    state, file = read_json(path / "state.json"), path / "tensors.safetensors"
+    state = read_json(path / "state.json")
+    file = path / "tensors.safetensors"
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
-        raise UserError(f"{path / 'state.json'}: checkpoint of format {found}, this version of acgan reads format {FORMAT}")
+        raise UserError(f"{path / 'state.json'}: checkpoint of format {found}, this version of "
+                        f"acgan reads format {FORMAT}")
     if state.get("run") != run_id:
-        raise UserError(f"{path / 'state.json'}: checkpoint of run {state.get('run')}, not of run {run_id}")
+        raise UserError(f"{path / 'state.json'}: checkpoint of run {state.get('run')}, not of run "
+                        f"{run_id}")
     try:
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != state.get("sha256"):
-            raise UserError(f"{file} is damaged: its content is not what was written ({len(data)} bytes)")
+            raise UserError(f"{file} is damaged: its content is not what was written ({len(data)} "
+                            "bytes)")
         return safetensors.torch.load(data), int(state["step"])
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
@@ -99,7 +115,8 @@ def read_checkpoint(path, run_id):
 # %% ../nbs/05_checkpoints.ipynb #90e7696b
 @dataclass(frozen=True)
 class Run:
-    """A trained member on disk, seen at `step`. `folder` holds config.json, step-XXXXXXXX/ and log.jsonl."""
+    """A trained member on disk, seen at `step`. `folder` holds config.json, step-XXXXXXXX/ and
+    log.jsonl."""
     folder: Path
     config: RunConfig
     step: int
@@ -115,7 +132,8 @@ class Run:
 
     @property
     def gan(self):
-        """Its GANConfig, with no setting left open (and without `classes`, which are indices into an image set)."""
+        """Its GANConfig, with no setting left open (and without `classes`, which are indices into
+        an image set)."""
         return self.config.gan
 
     def log(self):
@@ -123,7 +141,8 @@ class Run:
         return [line for line in read_log(self.folder) if line["step"] <= self.step]
 
     def networks(self):
-        """(G, D) in evaluation mode, with the weights of `step`. UserError when the checkpoint is damaged or does not fit."""
+        """(G, D) in evaluation mode, with the weights of `step`. UserError when the checkpoint is
+        damaged or does not fit."""
         G, D = build(self.config)
         path = self.folder / f"step-{self.step:08d}"
         tensors, _ = read_checkpoint(path, self.id)
@@ -131,8 +150,8 @@ class Run:
             G.load_state_dict(strip_prefix(tensors, "ema" if self.gan.ema else "G"))
             D.load_state_dict(strip_prefix(tensors, "D"))
         except RuntimeError as error:
-            raise UserError(f"{path / 'tensors.safetensors'} does not fit the network of config.json: "
-                            f"{' '.join(str(error).split())[:200]}") from None
+            raise UserError(f"{path / 'tensors.safetensors'} does not fit the network of "
+                            "config.json: " f"{' '.join(str(error).split())[:200]}") from None
         return G.eval(), D.eval()
 
     def generator(self):
@@ -142,7 +161,8 @@ class Run:
 # %% ../nbs/05_checkpoints.ipynb #d9d5ac5d
 def read_log(folder):
     """The lines of folder/log.jsonl as dictionaries, sorted by step, the latest for each step."""
-    path, lines = Path(folder) / "log.jsonl", {}
+    path = Path(folder) / "log.jsonl"
+    lines = {}
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             line = json.loads(text)
@@ -161,17 +181,20 @@ def steps_in(folder):
 
 # %% ../nbs/05_checkpoints.ipynb #8e398b52
 def open_run(folder, step=None):
-    """The `Run` in `folder` at `step` (default: the last). UserError when it is no run, was edited, or has no such step."""
+    """The `Run` in `folder` at `step` (default: the last). UserError when it is no run, was edited,
+    or has no such step."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not a training run: it has no config.json")
     stored = read_json(folder / "config.json")
     config = read_run_config(stored, folder / "config.json")
     if content_digest(stored) != stored.get("digest"):
-        raise UserError(f"{folder / 'config.json'} was changed after training: its content does not match its digest")
+        raise UserError(f"{folder / 'config.json'} was changed after training: its content does "
+                        "not match its digest")
     steps = steps_in(folder)
     if not steps or step not in (None, *steps):
-        raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}: it has {steps or 'none'}")
+        raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}: "
+                        f"it has {steps or 'none'}")
     return Run(folder, config, steps[-1] if step is None else step)
 
 # %% ../nbs/05_checkpoints.ipynb #7973b6cb
@@ -179,13 +202,15 @@ HASH_STEP = 200
 
 
 def next_stop(step, steps, log_every, checkpoint_every, keep=()):
-    """The next step after `step` at which a line is logged or a checkpoint written, or which is HASH_STEP; never beyond `steps`."""
+    """The next step after `step` at which a line is logged or a checkpoint written, or which is
+    HASH_STEP; never beyond `steps`."""
     marks = [(step // every + 1) * every for every in (log_every, checkpoint_every)]
     return min([m for m in (*marks, *keep, HASH_STEP, steps) if step < m <= steps])
 
 # %% ../nbs/05_checkpoints.ipynb #df4dd983
 def parameter_hash(t):
-    """The SHA-256 of the parameters of G and D of TrainState `t`, in the order of their names, as little-endian float32."""
+    """The SHA-256 of the parameters of G and D of TrainState `t`, in the order of their names, as
+    little-endian float32."""
     digest = hashlib.sha256()
     for net in (t.G, t.D):
         for name, value in sorted(net.named_parameters()):
@@ -195,28 +220,34 @@ def parameter_hash(t):
 
 # %% ../nbs/05_checkpoints.ipynb #8a5c8d38
 def log_line(t, table, seconds, probe=None):
-    """One line of the log for the steps in `table` [n,10], as a dictionary. `probe(t)` may add numbers, and under "warnings" what
-    is wrong."""
-    n, batch = len(table), t.gan.batch
-    line = {"step": t.step, "steps": n, "seconds": round(seconds, 4), "images_per_second": round(n * batch / seconds, 2),
-            **{name: round(value, 6) for name, value in zip(METRICS, table.double().mean(0).tolist(), strict=True)}}
+    """One line of the log for the steps in `table` [n,10], as a dictionary. `probe(t)` may add
+    numbers, and under "warnings" what is wrong."""
+    n = len(table)
+    batch = t.gan.batch
+    line = {"step": t.step, "steps": n, "seconds": round(seconds, 4),
+            "images_per_second": round(n * batch / seconds, 2),
+            **{name: round(value, 6)
+               for name, value in zip(METRICS, table.double().mean(0).tolist(), strict=True)}}
     if t.step == HASH_STEP:
         line["parameters_sha256"] = parameter_hash(t)
     if probe is not None:
         began = time.perf_counter()
         line["probe"] = plain(probe(t))
-        line |= {"warnings": line["probe"].pop("warnings", []), "probe_seconds": round(time.perf_counter() - began, 4)}
+        line |= {"warnings": line["probe"].pop("warnings", []),
+                 "probe_seconds": round(time.perf_counter() - began, 4)}
     return line
 
 # %% ../nbs/05_checkpoints.ipynb #ca20eac5
 def check_finite(t, table, last):
-    """UserError if a metric in `table` [n,10], the rows up to t.step, is not finite; `last`: the newest good checkpoint's step."""
+    """UserError if a metric in `table` [n,10], the rows up to t.step, is not finite; `last`: the
+    newest good checkpoint's step."""
     bad = (~table.isfinite()).any(1).nonzero().flatten()
     if len(bad):
         step = t.step - len(table) + int(bad[0]) + 1
-        names = ", ".join(name for name, ok in zip(METRICS, table[bad[0]].isfinite().tolist(), strict=True) if not ok)
-        raise UserError(f"run {t.config.id}: {names} is not finite at step {step}; stopped, its last good checkpoint is of step "
-                        f"{last}")
+        names = ", ".join(name for name, ok in zip(METRICS, table[bad[0]].isfinite().tolist(),
+                                                   strict=True) if not ok)
+        raise UserError(f"run {t.config.id}: {names} is not finite at step {step}; stopped, its "
+                        "last good checkpoint is of step " f"{last}")
 
 # %% ../nbs/05_checkpoints.ipynb #7cae899f
 def append_line(path, value):
@@ -224,28 +255,33 @@ def append_line(path, value):
     try:
         with open(path, "ab+") as file:
             file.seek(max(0, file.seek(0, 2) - 1))
-            text = "\n" * (file.read() not in (b"", b"\n")) + json.dumps(plain(value), sort_keys=True) + "\n"
+            text = ("\n" * (file.read() not in (b"", b"\n"))
+                    + json.dumps(plain(value), sort_keys=True) + "\n")
             file.write(text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 # %% ../nbs/05_checkpoints.ipynb #bc37c55a
 def prepare_run_dir(folder, config, keep_steps, device, **session):
-    """Prepare `folder` for the run `config`: config.json, keep_steps.json, no scratch, a line in sessions.jsonl with the values of `session`.
-    UserError when another run_config lives there."""
+    """Prepare `folder` for the run `config`: config.json, keep_steps.json, no scratch, a line in
+    sessions.jsonl with the values of `session`. UserError when another run_config lives there."""
     for scratch in folder.glob(".step-*"):
         shutil.rmtree(scratch, ignore_errors=True)
     if (folder / "config.json").exists():
         stored = read_json(folder / "config.json")
         if content_digest(stored) != stored.get("digest") and stored.get("format") == FORMAT:
-            raise UserError(f"{folder / 'config.json'} was changed after training: its content does not match its digest")
+            raise UserError(f"{folder / 'config.json'} was changed after training: its content "
+                            "does not match its digest")
         if other := difference(stored, config, folder / "config.json"):
-            raise UserError(f"{folder} holds another run: {other}. Ask for the old value to go on with it, or train elsewhere")
+            raise UserError(f"{folder} holds another run: {other}. Ask for the old value to go on "
+                            "with it, or train elsewhere")
     else:
-        write_json(folder / "config.json", (stored := config.to_json()) | {"digest": content_digest(stored)})
+        write_json(folder / "config.json",
+                   (stored := config.to_json()) | {"digest": content_digest(stored)})
     before = read_json(folder / "keep_steps.json") if (folder / "keep_steps.json").exists() else []
     write_json(folder / "keep_steps.json", sorted({*before, *keep_steps}))
-    append_line(folder / "sessions.jsonl", session | {"checkpoints": steps_in(folder), "provenance": provenance(device)})
+    append_line(folder / "sessions.jsonl",
+                session | {"checkpoints": steps_in(folder), "provenance": provenance(device)})
 
 # %% ../nbs/05_checkpoints.ipynb #f38028e4
 def empty_run_dir(folder):
@@ -255,7 +291,8 @@ def empty_run_dir(folder):
 
 # %% ../nbs/05_checkpoints.ipynb #543a4b52
 def save_and_prune(folder, t, last=0):
-    """Write a checkpoint of TrainState `t`, then remove that of step `last` unless it is to be kept. Returns t.step."""
+    """Write a checkpoint of TrainState `t`, then remove that of step `last` unless it is to be
+    kept. Returns t.step."""
     write_checkpoint(folder, state_dict(t), t.config.id, t.step)
     if last and last not in read_json(folder / "keep_steps.json"):
         old = folder / f"step-{last:08d}"
@@ -264,65 +301,83 @@ def save_and_prune(folder, t, last=0):
 
 # %% ../nbs/05_checkpoints.ipynb #3058946e
 def print_warnings(run_id, line, before):
-    """Print the warnings of a `line` of the log unless they are those of `before`, without their numbers. Returns them."""
+    """Print the warnings of a `line` of the log unless they are those of `before`, without their
+    numbers. Returns them."""
     now = line.get("warnings", before)
     kind = lambda said: [text.split(":")[0] for text in said]
     if kind(now) != kind(before):
-        print(f"run {run_id}, step {line['step']:,}: {'; '.join(now) or 'nothing odd any more'}", flush=True)
+        print(f"run {run_id}, step {line['step']:,}: {'; '.join(now) or 'nothing odd any more'}",
+              flush=True)
     return now
 
 # %% ../nbs/05_checkpoints.ipynb #eaecf52c
 class RunSession:
-    """One member under way in `folder` towards the steps `goals` (ascending), each of which will be kept. `schedule`: log_every,
-    checkpoint_every and, if wanted, probe and probe_every."""
+    """One member under way in `folder` towards the steps `goals` (ascending), each of which will be
+    kept. `schedule`: log_every, checkpoint_every and, if wanted, probe and probe_every."""
 
     def __init__(self, folder, config, goals, **schedule):
-        self.folder, self.config, self.goals, self.schedule = Path(folder), config, sorted(set(goals)), schedule
-        self.t, self.warned = None, []
+        self.folder = Path(folder)
+        self.config = config
+        self.goals = sorted(set(goals))
+        self.schedule = schedule
+        self.t = None
+        self.warned = []
         self.begin()
 
     def missing(self):
         """The goals that have no checkpoint yet."""
-        return [s for s in self.goals if not (self.folder / f"step-{s:08d}" / "state.json").is_file()]
+        return [s for s in self.goals
+                if not (self.folder / f"step-{s:08d}" / "state.json").is_file()]
 
     def begin(self):
         """Find the newest checkpoint before the first missing goal."""
-        self.last = max([s for s in steps_in(self.folder) if s < min(self.missing(), default=0)], default=0)
+        self.last = max([s for s in steps_in(self.folder) if s < min(self.missing(), default=0)],
+                        default=0)
 
     def resume(self, images, device, **session):
         """Make the TrainState, from the newest checkpoint if there is one."""
         prepare_run_dir(self.folder, self.config, self.goals, device, **session)
-        self.t, self.tables, self.seconds = TrainState(self.config, images, device), [], 0.0
+        self.t = TrainState(self.config, images, device)
+        self.tables = []
+        self.seconds = 0.0
         if self.last:
-            restore(self.t, read_checkpoint(self.folder / f"step-{self.last:08d}", self.config.id)[0])
+            restore(self.t,
+                    read_checkpoint(self.folder / f"step-{self.last:08d}", self.config.id)[0])
 
     def stop(self, step):
         """The first stop after `step`."""
-        return next_stop(step, self.goals[-1], self.schedule["log_every"], self.schedule["checkpoint_every"], self.goals)
+        return next_stop(step, self.goals[-1], self.schedule["log_every"],
+                         self.schedule["checkpoint_every"], self.goals)
 
     def receive(self, table, seconds):
-        """Take in the METRICS `table` [n,10] of steps just made, and their `seconds`. UserError if one is not finite."""
+        """Take in the METRICS `table` [n,10] of steps just made, and their `seconds`. UserError if
+        one is not finite."""
         self.tables.append(table)
         self.seconds += seconds
         if self.t.step == self.stop(self.t.step - len(table)):
-            self.halt(self.t.step in self.goals or self.t.step % self.schedule["checkpoint_every"] == 0)
+            self.halt(self.t.step in self.goals
+                      or self.t.step % self.schedule["checkpoint_every"] == 0)
 
     def halt(self, save=True):
         """Check and log the steps since the last line; `save` the state unless it has been."""
         if self.tables:
-            table, every = torch.cat(self.tables), self.schedule.get("probe_every")
+            table = torch.cat(self.tables)
+            every = self.schedule.get("probe_every")
             check_finite(self.t, table, self.last)
             due = every and (self.t.step % every == 0 or self.t.step == self.goals[-1])
-            line = log_line(self.t, table, self.seconds, self.schedule.get("probe") if due else None)
+            line = log_line(self.t, table, self.seconds,
+                            self.schedule.get("probe") if due else None)
             append_line(self.folder / "log.jsonl", line)
             self.warned = print_warnings(self.config.id, line, self.warned)
-            self.tables, self.seconds = [], 0.0
+            self.tables = []
+            self.seconds = 0.0
         if save and self.last < self.t.step:
             self.last = save_and_prune(self.folder, self.t, self.last)
 
 # %% ../nbs/05_checkpoints.ipynb #571da446
 def check_schedule(steps, log_every=50, checkpoint_every=500):
     """UserError, with the name of the value, unless all three are whole numbers above 0."""
-    for name, value in (("steps", steps), ("log_every", log_every), ("checkpoint_every", checkpoint_every)):
+    for name, value in (("steps", steps), ("log_every", log_every),
+                        ("checkpoint_every", checkpoint_every)):
         if not hasattr(value, "__index__") or value < 1:
             raise UserError(f"{name} must be a whole number above 0, not {value!r}")

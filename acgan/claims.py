@@ -27,15 +27,18 @@ OUTCOMES = ("agrees", "same direction", "inconclusive", "disagrees")
 PROTOCOLS = ("exact", "proxy", "not attempted")
 
 # %% ../nbs/11_claims.ipynb #15d6d880
-VERDICTS = ("reproduced", "direction only", "not reproduced", "supported by a proxy", "contradicted by a proxy", "inconclusive",
-            "no credit", "not attempted", "not measurable here", "not yet studied")
+VERDICTS = ("reproduced", "direction only", "not reproduced", "supported by a proxy",
+            "contradicted by a proxy", "inconclusive", "no credit", "not attempted",
+            "not measurable here", "not yet studied")
 
 # %% ../nbs/11_claims.ipynb #9a9a19b7
-Outcome = namedtuple("Outcome", "outcome estimate interval units why", defaults=(None, None, None, ""))
+Outcome = namedtuple("Outcome", "outcome estimate interval units why",
+                     defaults=(None, None, None, ""))
 
 # %% ../nbs/11_claims.ipynb #36616e1e
 def order(differences, clusters=None, effect=None, alpha=0.05):
-    """ORD: the mean of the paired `differences` [N] is above 0, and at least half of a published `effect`."""
+    """ORD: the mean of the paired `differences` [N] is above 0, and at least half of a published
+    `effect`."""
     if not len(differences):
         return Outcome("inconclusive", units=0, why="nothing to compare")
     mean, low, high, units = jackknife(np.mean, [differences], clusters)
@@ -43,32 +46,42 @@ def order(differences, clusters=None, effect=None, alpha=0.05):
     text = f"mean difference {mean:.3g}"
     if low > 0:
         small = effect is not None and mean < effect / 2
-        why = f"{text}, less than half of the published {effect:.3g}" if small else f"{text}, interval above 0"
+        why = (f"{text}, less than half of the published {effect:.3g}" if small
+               else f"{text}, interval above 0")
         return Outcome("same direction" if small else "agrees", mean, (low, high), units, why)
     outcome = "disagrees" if top < 0 else "inconclusive"
-    return Outcome(outcome, mean, (low, high), units, f"{text}, interval {'below' if top < 0 else 'holds'} 0")
+    return Outcome(outcome, mean, (low, high), units,
+                   f"{text}, interval {'below' if top < 0 else 'holds'} 0")
 
 # %% ../nbs/11_claims.ipynb #4d2d5a52
-def number(values, published, tolerance, clusters=None, over=None, comparable=True, ordering=None, alpha=0.05):
-    """NUM: the mean of `values` [N] (over that of `over` [N]) is `published` up to `tolerance`. `ordering`: arguments of `order`."""
+def number(values, published, tolerance, clusters=None, over=None, comparable=True, ordering=None,
+           alpha=0.05):
+    """NUM: the mean of `values` [N] (over that of `over` [N]) is `published` up to `tolerance`.
+    `ordering`: arguments of `order`."""
     columns = [values] if over is None else [values, over]
     statistic = np.mean if over is None else lambda a, b: a.mean() / max(b.mean(), 1e-12)
     value, low, high, units = jackknife(statistic, columns, clusters, 0.90)
-    ends, wide = (jackknife(statistic, columns, clusters, level)[1:3] for level in (0.95, 1 - alpha))
-    direction = order(**ordering, alpha=alpha) if ordering else Outcome("inconclusive", why="no ordering to go by")
-    least, most = published - tolerance, published + tolerance
+    ends, wide = (jackknife(statistic, columns, clusters, level)[1:3]
+                  for level in (0.95, 1 - alpha))
+    direction = (order(**ordering, alpha=alpha) if ordering
+                 else Outcome("inconclusive", why="no ordering to go by"))
+    least = published - tolerance
+    most = published + tolerance
     outside = comparable and (wide[0] > most or wide[1] < least)
-    text = f"{value:.4g} against {published:.4g} ± {tolerance:.2g}" if comparable else "the number belongs to other data"
+    text = (f"{value:.4g} against {published:.4g} ± {tolerance:.2g}" if comparable
+            else "the number belongs to other data")
     if comparable and least < low and high < most and direction.outcome != "disagrees":
         return Outcome("agrees", value, ends, units, text)
     if direction.outcome in OUTCOMES[:2]:
-        return Outcome("same direction", value, ends, units, f"{text}; the ordering holds ({direction.why})")
+        return Outcome("same direction", value, ends, units,
+                       f"{text}; the ordering holds ({direction.why})")
     outcome = "disagrees" if outside or direction.outcome == "disagrees" else "inconclusive"
     return Outcome(outcome, value, ends, units, f"{text}; {direction.why}" if ordering else text)
 
 # %% ../nbs/11_claims.ipynb #c94d439d
 def share(cases, published, clusters=None, other=None, other_clusters=None, alpha=0.05):
-    """SGN, PRP: the share of `cases` (0 or 1, [N]) is `published` within .1. `other` [M]: cases of a group that should have fewer."""
+    """SGN, PRP: the share of `cases` (0 or 1, [N]) is `published` within .1. `other` [M]: cases of
+    a group that should have fewer."""
     if not len(cases) or other is not None and not len(other):
         return Outcome("inconclusive", units=0, why="a group is empty")
     ids = list(range(len(cases))) if clusters is None else list(clusters)
@@ -78,22 +91,30 @@ def share(cases, published, clusters=None, other=None, other_clusters=None, alph
     if published - 0.1 < low and high < published + 0.1:
         return Outcome("agrees", value, ends, units, text)
     if other is None:
-        each = [np.mean([c for c, i in zip(cases, ids) if i == one]) - 0.5 for one in dict.fromkeys(ids)]
+        each = [np.mean([c for c, i in zip(cases, ids) if i == one]) - 0.5
+                for one in dict.fromkeys(ids)]
         sign = 1 if published > 0.5 else -1
-        p = scipy.stats.binomtest(sum(sign * e > 0 for e in each), max(1, sum(e != 0 for e in each)), alternative="greater").pvalue
-        right, wrong, text = p < 0.05, sign * (value - 0.5) < 0, f"{text}; sign test over {units} clusters, p = {p:.2g}"
+        p = scipy.stats.binomtest(sum(sign * e > 0 for e in each),
+                                  max(1, sum(e != 0 for e in each)), alternative="greater").pvalue
+        right = p < 0.05
+        wrong = sign * (value - 0.5) < 0
+        text = f"{text}; sign test over {units} clusters, p = {p:.2g}"
     else:
         theirs = list(range(len(other))) if other_clusters is None else list(other_clusters)
         columns = [[*cases, *other], [1] * len(cases) + [0] * len(other)]
-        gap, least, most, _ = jackknife(lambda x, g: x[g == 1].mean() - x[g == 0].mean() if 0 < g.sum() < len(g) else math.nan,
-                                        columns, ids + theirs)
-        right, wrong, text = least > 0, most < 0, f"{text}; {gap:+.2f} to the other group"
+        gap, least, most, _ = jackknife(lambda x, g: x[g == 1].mean() - x[g == 0].mean() if 0
+                                        < g.sum() < len(g) else math.nan, columns, ids + theirs)
+        right = least > 0
+        wrong = most < 0
+        text = f"{text}; {gap:+.2f} to the other group"
     outside = not wide[0] <= published <= wide[1]
-    return Outcome("same direction" if right else "disagrees" if outside and wrong else "inconclusive", value, ends, units, text)
+    return Outcome("same direction" if right else "disagrees" if outside and wrong
+                   else "inconclusive", value, ends, units, text)
 
 # %% ../nbs/11_claims.ipynb #9c8d502d
 def correlation(x, y, clusters=None, published=(), sign=0, alpha=0.05):
-    """COR: Pearson's r of `x` and `y` [N] has the sign of the `published` readings (or `sign`), and its interval holds one of them."""
+    """COR: Pearson's r of `x` and `y` [N] has the sign of the `published` readings (or `sign`), and
+    its interval holds one of them."""
     if len(x) < 3 or min(np.std(x), np.std(y)) == 0:
         return Outcome("inconclusive", units=0, why="a column does not vary")
     readings = np.atleast_1d(np.asarray(published, dtype=float))
@@ -101,54 +122,76 @@ def correlation(x, y, clusters=None, published=(), sign=0, alpha=0.05):
         if min(a.std(), b.std()) == 0:
             return math.nan
         return math.atanh(max(-1 + 1e-9, min(1 - 1e-9, np.corrcoef(a, b)[0, 1])))
-    (z, low, high, units), wide = jackknife(fisher, [x, y], clusters), jackknife(fisher, [x, y], clusters, 1 - alpha)
-    r, ends, sign = math.tanh(z), (math.tanh(low), math.tanh(high)), sign or (1 if readings[0] > 0 else -1)
+    (z, low, high, units), wide = (jackknife(fisher, [x, y], clusters),
+                                   jackknife(fisher, [x, y], clusters, 1 - alpha))
+    r = math.tanh(z)
+    ends = (math.tanh(low), math.tanh(high))
+    sign = sign or (1 if readings[0] > 0 else -1)
     text = f"r = {r:.2f} over {len(x)} pairs"
     if sign * low > 0 and sign * high > 0:
         inside = not readings.size or bool(((readings >= ends[0]) & (readings <= ends[1])).any())
         return Outcome("agrees" if inside else "same direction", r, ends, units, text)
-    return Outcome("disagrees" if max(sign * wide[1], sign * wide[2]) < 0 else "inconclusive", r, ends, units, text)
+    return Outcome("disagrees" if max(sign * wide[1], sign * wide[2]) < 0 else "inconclusive", r,
+                   ends, units, text)
 
 # %% ../nbs/11_claims.ipynb #9b126fd0
 def trend(groups=None, series=None, decreasing=False, alpha=0.05):
-    """TRD: values rise (fall if `decreasing`) from group to group, or along each row of `series` [units, levels]."""
+    """TRD: values rise (fall if `decreasing`) from group to group, or along each row of `series`
+    [units, levels]."""
     sign = -1.0 if decreasing else 1.0
     if series is not None:
         table = sign * np.asarray(series, dtype=float)
-        flat, units, name, levels = np.ptp(table, axis=1).max() == 0, len(table), "Page", list(table.T)
-        p, other = ((scipy.stats.page_trend_test(part).pvalue if units > 1 else 1.0) for part in (table, -table))
+        flat = np.ptp(table, axis=1).max() == 0
+        units = len(table)
+        name = "Page"
+        levels = list(table.T)
+        p, other = ((scipy.stats.page_trend_test(part).pvalue if units > 1 else 1.0)
+                    for part in (table, -table))
     else:
         levels = [sign * np.asarray(group, dtype=float) for group in groups]
-        flat, units, name = np.ptp(np.concatenate(levels)) == 0, min(map(len, levels)), "Jonckheere-Terpstra"
-        at, values = np.repeat(np.arange(len(levels)), [len(v) for v in levels]), np.concatenate(levels)
-        p, other = (scipy.stats.kendalltau(at, values, alternative=side).pvalue for side in ("greater", "less"))
+        flat = np.ptp(np.concatenate(levels)) == 0
+        units = min(map(len, levels))
+        name = "Jonckheere-Terpstra"
+        at = np.repeat(np.arange(len(levels)), [len(v) for v in levels])
+        values = np.concatenate(levels)
+        p, other = (scipy.stats.kendalltau(at, values, alternative=side).pvalue
+                    for side in ("greater", "less"))
     if flat:
         return Outcome("inconclusive", units=units, why="nothing varies")
     error = [v.std(ddof=1) / math.sqrt(len(v)) if len(v) > 1 else 0.0 for v in levels]
-    steps = [b.mean() - a.mean() + math.hypot(s, t) for a, b, s, t in zip(levels, levels[1:], error, error[1:])]
-    text = f"{name} p = {p:.2g} over {len(levels)} levels" + ("; a step goes back" if min(steps) < 0 else "")
+    steps = [b.mean() - a.mean() + math.hypot(s, t)
+             for a, b, s, t in zip(levels, levels[1:], error, error[1:])]
+    text = f"{name} p = {p:.2g} over {len(levels)} levels" + ("; a step goes back" if min(steps) < 0
+                                                              else "")
     right = "agrees" if min(steps) >= 0 else "same direction"
-    return Outcome(right if p < 0.05 else "disagrees" if other < alpha else "inconclusive", None, None, units, text)
+    return Outcome(right if p < 0.05 else "disagrees" if other < alpha else "inconclusive", None,
+                   None, units, text)
 
 # %% ../nbs/11_claims.ipynb #89bf860c
 def equivalence(margin, differences=None, clusters=None, x=None, y=None, alpha=0.05):
-    """TOST: the mean of `differences` [N], or the correlation of `x` and `y` [N], lies inside (-margin, margin)."""
-    columns, statistic = [differences], np.mean
+    """TOST: the mean of `differences` [N], or the correlation of `x` and `y` [N], lies inside
+    (-margin, margin)."""
+    columns = [differences]
+    statistic = np.mean
     if differences is None:
-        columns, statistic = [x, y], lambda a, b: np.corrcoef(a, b)[0, 1] if min(a.std(), b.std()) > 0 else math.nan
+        columns = [x, y]
+        statistic = lambda a, b: np.corrcoef(a, b)[0, 1] if min(a.std(), b.std()) > 0 else math.nan
     if len(columns[0]) < 2:
         return Outcome("inconclusive", units=len(columns[0]), why="nothing to compare")
     value, low, high, units = jackknife(statistic, columns, clusters, 0.90)
-    ends, wide = (jackknife(statistic, columns, clusters, level)[1:3] for level in (0.95, 1 - alpha))
+    ends, wide = (jackknife(statistic, columns, clusters, level)[1:3]
+                  for level in (0.95, 1 - alpha))
     text = f"{value:.3g}, margin ±{margin:g}"
     if -margin < low and high < margin:
         return Outcome("agrees", value, ends, units, text)
-    return Outcome("disagrees" if wide[0] > margin or wide[1] < -margin else "inconclusive", value, ends, units, text)
+    return Outcome("disagrees" if wide[0] > margin or wide[1] < -margin else "inconclusive", value,
+                   ends, units, text)
 
 # %% ../nbs/11_claims.ipynb #049b06e2
-def limit(bound, direction=None, side="above", values=None, cases=None, over=None, clusters=None, value=None, interval=None,
-          units=None, alpha=0.05):
-    """LIM: the mean of `values` (over `over`), the share of `cases`, or `value` with its `interval`, lies above or below `bound`."""
+def limit(bound, direction=None, side="above", values=None, cases=None, over=None, clusters=None,
+          value=None, interval=None, units=None, alpha=0.05):
+    """LIM: the mean of `values` (over `over`), the share of `cases`, or `value` with its
+    `interval`, lies above or below `bound`."""
     given = values if values is not None else cases
     if value is None and not len(given):
         return Outcome("inconclusive", units=0, why="nothing was found that could be counted")
@@ -159,11 +202,14 @@ def limit(bound, direction=None, side="above", values=None, cases=None, over=Non
         wide = share_interval(cases, clusters, 1 - alpha)[1:3]
     else:
         columns = [given] if over is None else [given, over]
-        statistic = np.mean if over is None else lambda a, b: a.mean() / b.mean() if b.mean() else math.nan
+        statistic = (np.mean if over is None else lambda a, b: a.mean() / b.mean() if b.mean()
+                     else math.nan)
         value, *ends, units = jackknife(statistic, columns, clusters)
         wide = jackknife(statistic, columns, clusters, 1 - alpha)[1:3]
-    weak, sign = bound if direction is None else direction, 1 if choose(side, ["above", "below"], "side") == "above" else -1
-    least, most = min(sign * e for e in ends), max(sign * e for e in wide)
+    weak = bound if direction is None else direction
+    sign = 1 if choose(side, ["above", "below"], "side") == "above" else -1
+    least = min(sign * e for e in ends)
+    most = max(sign * e for e in wide)
     outcome = ("agrees" if least >= sign * bound else "same direction" if least >= sign * weak else
                "disagrees" if most < sign * weak else "inconclusive")
     return Outcome(outcome, value, tuple(ends), units, f"{value:.4g}, should be {side} {bound:g}")
@@ -172,51 +218,65 @@ def limit(bound, direction=None, side="above", values=None, cases=None, over=Non
 def fewer_failures(failed, total, failed_other, total_other, alpha=0.05):
     """FIS: failed/total is below failed_other/total_other, by Fisher's exact test."""
     table = [[failed, total - failed], [failed_other, total_other - failed_other]]
-    p, other = (scipy.stats.fisher_exact(table, alternative=side).pvalue for side in ("less", "greater"))
+    p, other = (scipy.stats.fisher_exact(table, alternative=side).pvalue
+                for side in ("less", "greater"))
     text = f"{failed} of {total} against {failed_other} of {total_other} failed, p = {p:.2g}"
     outcome = "agrees" if p < 0.05 else "disagrees" if other < alpha else "inconclusive"
-    return Outcome(outcome, failed / total - failed_other / total_other, None, min(total, total_other), text)
+    return Outcome(outcome, failed / total - failed_other / total_other, None,
+                   min(total, total_other), text)
 
 # %% ../nbs/11_claims.ipynb #e345cb03
 def identity(error, draws):
     """EXA: the largest relative `error` over `draws` random draws in float64 is at most 1e-9."""
     outcome = "agrees" if error <= 1e-9 else "disagrees"
-    return Outcome(outcome, error, None, draws, f"largest relative error {error:.1e} over {draws:,} draws")
+    return Outcome(outcome, error, None, draws,
+                   f"largest relative error {error:.1e} over {draws:,} draws")
 
 # %% ../nbs/11_claims.ipynb #296e5dfa
 def printed(compared, invented=(), wrong=()):
-    """ARC: `compared` printed values are as built; `invented`: choices that the source leaves open; `wrong`: values that cannot be."""
+    """ARC: `compared` printed values are as built; `invented`: choices that the source leaves open;
+    `wrong`: values that cannot be."""
     if wrong:
-        return Outcome("disagrees", None, None, compared, "cannot be as printed: " + "; ".join(wrong))
+        return Outcome("disagrees", None, None, compared,
+                       "cannot be as printed: " + "; ".join(wrong))
     text = f"{compared} printed values compared"
     if invented:
-        return Outcome("same direction", None, None, compared, f"{text}, with choices that the paper leaves open: " + "; ".join(invented))
+        return Outcome("same direction", None, None, compared,
+                       f"{text}, with choices that the paper leaves open: " + "; ".join(invented))
     return Outcome("agrees", None, None, compared, text)
 
 # %% ../nbs/11_claims.ipynb #9f6eed71
-RULES = {"NUM": number, "ORD": order, "SGN": share, "PRP": share, "COR": correlation, "TRD": trend, "TOST": equivalence, "EXA": identity,
-         "ARC": printed, "LIM": limit, "FIS": fewer_failures, "VIS": None}
+RULES = {"NUM": number, "ORD": order, "SGN": share, "PRP": share, "COR": correlation, "TRD": trend,
+         "TOST": equivalence, "EXA": identity, "ARC": printed, "LIM": limit, "FIS": fewer_failures,
+         "VIS": None}
 
 # %% ../nbs/11_claims.ipynb #18c34922
-POWER = {"NUM": 3, "ORD": 3, "SGN": 6, "PRP": 6, "COR": 6, "TRD": 3, "TOST": 3, "EXA": 10_000, "ARC": 1, "LIM": 3, "FIS": 4, "VIS": 0}
+POWER = {"NUM": 3, "ORD": 3, "SGN": 6, "PRP": 6, "COR": 6, "TRD": 3, "TOST": 3, "EXA": 10_000,
+         "ARC": 1, "LIM": 3, "FIS": 4, "VIS": 0}
 
 # %% ../nbs/11_claims.ipynb #b8c072fa
 def check_row(row, papers):
-    """The ledger's row with defaults filled in; UserError that names the row when something is wrong with it."""
-    usual = {"published": None, "tolerance": None, "with": {}, "trained": True, "unit": "", "measure": "", "protocol": None,
-             "nulls": None, "follows": [], "impossible": ""}
-    name, keys = row.get("id", row), ["id", "paper", "where", "states", "rule"]
-    lost, odd = [key for key in keys if not row.get(key)], [key for key in row if key not in [*keys, "power", *usual]]
+    """The ledger's row with defaults filled in; UserError that names the row when something is
+    wrong with it."""
+    usual = {"published": None, "tolerance": None, "with": {}, "trained": True, "unit": "",
+             "measure": "", "protocol": None, "nulls": None, "follows": [], "impossible": ""}
+    name = row.get("id", row)
+    keys = ["id", "paper", "where", "states", "rule"]
+    lost = [key for key in keys if not row.get(key)]
+    odd = [key for key in row if key not in [*keys, "power", *usual]]
     if lost or odd:
-        raise UserError(f"claims.yaml, {name}: " + (f"{lost[0]!r} is missing" if lost else f"unknown key {odd[0]!r}"))
+        raise UserError(f"claims.yaml, {name}: "
+                        + (f"{lost[0]!r} is missing" if lost else f"unknown key {odd[0]!r}"))
     choose(row["paper"], papers, f"paper in claim {name}")
     choose(row["rule"], RULES, f"rule in claim {name}")
     full = usual | {"power": POWER[row["rule"]]} | row
     if full["rule"] in ("EXA", "ARC", "VIS") or not full["trained"]:
         full["nulls"] = full["nulls"] or []
     full["nulls"] = ["untrained", "noise"] if full["nulls"] is None else full["nulls"]
-    full["protocol"] = {} if full["protocol"] is None and full["rule"] in ("EXA", "ARC", "VIS") else full["protocol"]
-    return full | {"unit": full["unit"] or {"EXA": "draw", "ARC": "value"}.get(full["rule"], "training" if full["trained"] else "class")}
+    full["protocol"] = ({} if full["protocol"] is None and full["rule"] in ("EXA", "ARC", "VIS")
+                        else full["protocol"])
+    return full | {"unit": full["unit"] or {"EXA": "draw", "ARC": "value"}.get(
+        full["rule"], "training" if full["trained"] else "class")}
 
 # %% ../nbs/11_claims.ipynb #61004197
 def ledger():
@@ -227,30 +287,37 @@ def ledger():
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
     rows = [check_row(row, content["papers"]) for row in content["claims"]]
-    twice = [row["id"] for i, row in enumerate(rows) if row["id"] in {other["id"] for other in rows[:i]}]
+    twice = [row["id"]
+             for i, row in enumerate(rows) if row["id"] in {other["id"] for other in rows[:i]}]
     if twice:
         raise UserError(f"claims.yaml has two rows {twice[0]!r}")
-    lost = [(row["id"], name) for row in rows for name in row["follows"] if name not in {other["id"] for other in rows}]
+    lost = [(row["id"], name) for row in rows
+            for name in row["follows"] if name not in {other["id"] for other in rows}]
     if lost:
         raise UserError(f"claims.yaml, {lost[0][0]}: follows {lost[0][1]!r}, which is no claim")
     return {row["id"]: row for row in rows}
 
 # %% ../nbs/11_claims.ipynb #6ba1a9ab
 def setting(images=None, runs=(), classifier=None, **more):
-    """The facts of a measurement, to be compared with a row's protocol: of the ImageSet, the trained `runs`, the classifier; `more`."""
+    """The facts of a measurement, to be compared with a row's protocol: of the ImageSet, the
+    trained `runs`, the classifier; `more`."""
     facts = dict(more)
     if images is not None:
-        facts = {"data": images.name, "classes": images.n_classes, "pixels": images.resolution} | facts
+        facts = {"data": images.name, "classes": images.n_classes,
+                 "pixels": images.resolution} | facts
     if classifier is not None:
         facts = {"classifier": classifier.name} | facts
     if len(runs):
-        changed = {name: value for run in runs[:1] for name, value in run.config.changes().items() if name not in ("seed", "classes")}
-        facts = {"steps": runs[0].step, "seeds": [run.gan.seed for run in runs], "changes": changed} | facts
+        changed = {name: value for run in runs[:1] for name, value in run.config.changes().items()
+                   if name not in ("seed", "classes")}
+        facts = {"steps": runs[0].step, "seeds": [run.gan.seed
+                                                  for run in runs], "changes": changed} | facts
     return plain(facts)
 
 # %% ../nbs/11_claims.ipynb #fc9d7b22
 def differences(row, facts):
-    """[short text] for everything in which the `facts` of a measurement differ from the protocol of a ledger row."""
+    """[short text] for everything in which the `facts` of a measurement differ from the protocol of
+    a ledger row."""
     if row["protocol"] is None:
         return ["the ledger does not hold this claim's protocol"]
     found = []
@@ -259,17 +326,20 @@ def differences(row, facts):
         ours = len(set(ours)) if key == "seeds" and isinstance(ours, list) else ours
         enough = key in ("samples", "seeds", "pairs") and ours is not None and ours >= theirs
         if not enough and ours not in (theirs if isinstance(theirs, list) else [theirs]):
-            found.append(f"{key}: {'not known' if ours is None else ours} instead of {theirs[0] if isinstance(theirs, list) else theirs}")
+            found.append(f"{key}: {'not known' if ours is None else ours} instead of "
+                         f"{theirs[0] if isinstance(theirs, list) else theirs}")
     return found + [f"{name} {value}" for name, value in facts.get("changes", {}).items()]
 
 # %% ../nbs/11_claims.ipynb #9dee00b8
 def tolerance_of(row, value, error=0):
-    """What may lie between ours and a published `value` ± `error`: the row's own tolerance, else max(2 error, 0.1 |value|)."""
+    """What may lie between ours and a published `value` ± `error`: the row's own tolerance, else
+    max(2 error, 0.1 |value|)."""
     return row["tolerance"] if row["tolerance"] is not None else max(2 * error, 0.1 * abs(value))
 
 # %% ../nbs/11_claims.ipynb #9ade63cc
 def all_tolerances(row):
-    """The tolerance of a NUM row, {part: tolerance} of one with several numbers, None for other rules and without a number."""
+    """The tolerance of a NUM row, {part: tolerance} of one with several numbers, None for other
+    rules and without a number."""
     published = row["published"]
     if row["rule"] != "NUM" or published is None:
         return None
@@ -279,14 +349,17 @@ def all_tolerances(row):
 
 # %% ../nbs/11_claims.ipynb #1cabadac
 def judge(row, evidence, comparable=True, alpha=0.05):
-    """The Outcome of a row's rule for `evidence`: the rule's arguments, perhaps with {'given': {'what', 'values', 'clusters',
-    'above'}}, or {'parts': {name: evidence}}. `comparable`: may the numbers themselves be compared with the published ones?"""
+    """The Outcome of a row's rule for `evidence`: the rule's arguments, perhaps with {'given':
+    {'what', 'values', 'clusters', 'above'}}, or {'parts': {name: evidence}}. `comparable`: may the
+    numbers themselves be compared with the published ones?"""
     if "parts" in evidence:
         return worst_part(row, evidence, comparable, alpha)
-    fixed, given = dict(row["with"]), evidence.get("given")
+    fixed = dict(row["with"])
+    given = evidence.get("given")
     arguments = {key: value for key, value in evidence.items() if key != "given"}
     if row["published"] is not None and row["rule"] in ("NUM", "SGN", "PRP", "COR"):
-        value, error = row["published"] if row["rule"] == "NUM" and isinstance(row["published"], list) else (row["published"], 0)
+        value, error = (row["published"] if row["rule"] == "NUM"
+                        and isinstance(row["published"], list) else (row["published"], 0))
         fixed["published"] = value
         if row["rule"] == "NUM":
             fixed |= {"tolerance": tolerance_of(row, value, error), "comparable": comparable}
@@ -296,11 +369,14 @@ def judge(row, evidence, comparable=True, alpha=0.05):
     except TypeError as error:
         raise UserError(f"claim {row['id']}, rule {row['rule']}: {error}") from None
     found = RULES[row["rule"]](**arguments, **fixed)
-    first = limit(given["above"], values=given["values"], clusters=given.get("clusters")) if given else None
+    first = limit(given["above"], values=given["values"],
+                  clusters=given.get("clusters")) if given else None
     if first is not None and (first.outcome != "agrees" or first.interval[0] <= given["above"]):
-        return found._replace(outcome="inconclusive", why=f"not given: {given['what']} ({first.why}); {found.why}")
+        return found._replace(outcome="inconclusive",
+                              why=f"not given: {given['what']} ({first.why}); {found.why}")
     if found.units is not None and found.units < row["power"]:
-        return found._replace(outcome="inconclusive", why=f"{found.units} of {row['power']} {row['unit']}s; {found.why}")
+        return found._replace(outcome="inconclusive",
+                              why=f"{found.units} of {row['power']} {row['unit']}s; {found.why}")
     return found
 
 # %% ../nbs/11_claims.ipynb #2f0c2e61
@@ -309,23 +385,27 @@ def worst_part(row, evidence, comparable=True, alpha=0.05):
     numbers = row["published"] if isinstance(row["published"], dict) else None
     lost = [name for name in numbers or {} if name not in evidence["parts"]]
     if lost or not evidence["parts"]:
-        raise UserError(f"claim {row['id']}: the evidence lacks the part {lost[0]!r}" if lost else f"claim {row['id']}: no parts")
+        raise UserError(f"claim {row['id']}: the evidence lacks the part {lost[0]!r}" if lost
+                        else f"claim {row['id']}: no parts")
     found = {}
     for name, part in evidence["parts"].items():
         one = row if numbers is None else row | {"published": numbers.get(name)}
         found[name] = judge(one, part, comparable, alpha / len(evidence["parts"]))
     worst = max(found.values(), key=lambda one: OUTCOMES.index(one.outcome))
     units = min((one.units for one in found.values() if one.units is not None), default=None)
-    return Outcome(worst.outcome, None, None, units, "; ".join(f"{name}: {one.outcome}, {one.why}" for name, one in found.items()))
+    return Outcome(worst.outcome, None, None, units,
+                   "; ".join(f"{name}: {one.outcome}, {one.why}" for name, one in found.items()))
 
 # %% ../nbs/11_claims.ipynb #8efd9711
 SCALE = ("data", "classes", "pixels", "classifier")
 
 # %% ../nbs/11_claims.ipynb #493f12d7
 def verdict(row, entry, others=None):
-    """{'protocol', 'differs', 'outcome', 'verdict', 'why', 'units', 'estimate', 'interval', 'nulls'} of a ledger row for an entry of
-    `record`, or None. `others`: {claim: such a dictionary}, for rows that follow other claims."""
-    blank = {"protocol": None, "differs": [], "outcome": None, "units": None, "estimate": None, "interval": None, "nulls": {}}
+    """{'protocol', 'differs', 'outcome', 'verdict', 'why', 'units', 'estimate', 'interval',
+    'nulls'} of a ledger row for an entry of `record`, or None. `others`: {claim: such a
+    dictionary}, for rows that follow other claims."""
+    blank = {"protocol": None, "differs": [], "outcome": None, "units": None, "estimate": None,
+             "interval": None, "nulls": {}}
     if row["impossible"]:
         return blank | {"verdict": "not measurable here", "why": row["impossible"]}
     if entry is None:
@@ -335,14 +415,19 @@ def verdict(row, entry, others=None):
     differs = [*differences(row, entry["setting"]), *entry["differs"]]
     protocol = "exact" if not differs else "proxy"
     if entry["skipped"] or row["rule"] == "ARC" and differs:
-        reason = entry["skipped"] or "; ".join(differs[-3:]) + (f" and {len(differs) - 3} more" if len(differs) > 3 else "")
-        return blank | {"protocol": "not attempted", "differs": differs, "verdict": "not attempted", "why": reason}
+        reason = entry["skipped"] or "; ".join(differs[-3:]) + (f" and {len(differs) - 3} more"
+                                                                if len(differs) > 3 else "")
+        return blank | {"protocol": "not attempted", "differs": differs, "verdict": "not attempted",
+                        "why": reason}
     comparable = not any(text.split(":")[0] in SCALE for text in differs)
-    found = judge(row, entry["evidence"], comparable) if not entry["undecided"] else Outcome("inconclusive", why=entry["undecided"])
-    nulls = {name: judge(row, null["evidence"], comparable).outcome for name, null in entry["nulls"].items()}
+    found = (judge(row, entry["evidence"], comparable) if not entry["undecided"]
+             else Outcome("inconclusive", why=entry["undecided"]))
+    nulls = {name: judge(row, null["evidence"], comparable).outcome
+             for name, null in entry["nulls"].items()}
     word, why = words(row, found, protocol, nulls, entry)
-    return {"protocol": protocol, "differs": differs, "outcome": found.outcome, "verdict": word, "why": why, "units": found.units,
-            "estimate": found.estimate, "interval": found.interval, "nulls": nulls}
+    return {"protocol": protocol, "differs": differs, "outcome": found.outcome, "verdict": word,
+            "why": why, "units": found.units, "estimate": found.estimate,
+            "interval": found.interval, "nulls": nulls}
 
 # %% ../nbs/11_claims.ipynb #f6ff50d2
 def words(row, found, protocol, nulls, entry):
@@ -351,7 +436,8 @@ def words(row, found, protocol, nulls, entry):
     passed = [name for name in row["nulls"] if nulls.get(name) in OUTCOMES[:2]]
     unseen = [name for name in row["nulls"] if name not in nulls]
     if holds and passed:
-        return "no credit", f"{' and '.join(passed)} pass{'' if len(passed) > 1 else 'es'} as well; {found.why}"
+        return ("no credit", f"{' and '.join(passed)} pass{'' if len(passed) > 1 else 'es'} as "
+                             f"well; {found.why}")
     if holds and unseen:
         return "no credit", f"not measured for {' and '.join(unseen)}; {found.why}"
     if found.outcome == "inconclusive":
@@ -361,35 +447,45 @@ def words(row, found, protocol, nulls, entry):
     seeds = entry["setting"].get("seeds", [])
     if holds and row["trained"] and row["rule"] not in ("EXA", "ARC") and len(set(seeds)) < 3:
         return "direction only", f"{len(set(seeds))} seeds; {found.why}"
-    return {"agrees": "reproduced", "same direction": "direction only", "disagrees": "not reproduced"}[found.outcome], found.why
+    return {"agrees": "reproduced", "same direction": "direction only",
+            "disagrees": "not reproduced"}[found.outcome], found.why
 
 # %% ../nbs/11_claims.ipynb #738c32f6
 def following(row, others):
-    """The part of `verdict` for a picture: the worst protocol, outcome and verdict of the claims it follows."""
+    """The part of `verdict` for a picture: the worst protocol, outcome and verdict of the claims it
+    follows."""
     seen = {name: others[name] for name in row["follows"] if name in others}
-    order = ["not yet studied", "contradicted by a proxy", "not reproduced", "no credit", "inconclusive", "not attempted",
-             "not measurable here", "direction only", "supported by a proxy", "reproduced"]
-    words = [one["verdict"] for one in seen.values()] + ["not yet studied"] * (len(seen) < len(row["follows"]))
+    order = ["not yet studied", "contradicted by a proxy", "not reproduced", "no credit",
+             "inconclusive", "not attempted", "not measurable here", "direction only",
+             "supported by a proxy", "reproduced"]
+    words = [one["verdict"]
+             for one in seen.values()] + ["not yet studied"] * (len(seen) < len(row["follows"]))
     protocols = [one["protocol"] for one in seen.values() if one["protocol"]]
     outcomes = [one["outcome"] for one in seen.values() if one["outcome"]]
-    return {"protocol": max(protocols, key=PROTOCOLS.index, default=None), "outcome": max(outcomes, key=OUTCOMES.index, default=None),
-            "differs": list(dict.fromkeys(text for one in seen.values() for text in one["differs"])),
-            "verdict": min(words, key=order.index), "why": "; ".join(f"{name} {one['verdict']}" for name, one in seen.items())}
+    return {"protocol": max(protocols, key=PROTOCOLS.index, default=None),
+            "outcome": max(outcomes, key=OUTCOMES.index, default=None), "differs": list(
+                dict.fromkeys(text for one in seen.values() for text in one["differs"])),
+            "verdict": min(words, key=order.index),
+            "why": "; ".join(f"{name} {one['verdict']}" for name, one in seen.items())}
 
 # %% ../nbs/11_claims.ipynb #602d3670
-def record(label, claim, ours, evidence=None, setting=None, nulls=None, n=None, differs=(), skipped="", undecided="", note="",
-           seconds=None):
+def record(label, claim, ours, evidence=None, setting=None, nulls=None, n=None, differs=(),
+           skipped="", undecided="", note="", seconds=None):
     """Write figures/<label>/claims/<claim>.json; return 'claim: verdict (why)'.
 
-    ours: what we measured, a number or a short text; evidence: see `judge`; setting: from `setting`; nulls: {name: (ours, evidence)};
-    differs: what the protocol's keys do not hold; skipped, undecided: why there is no evidence; seconds: for the provenance alone."""
+    ours: what we measured, a number or a short text; evidence: see `judge`; setting: from
+    `setting`; nulls: {name: (ours, evidence)}; differs: what the protocol's keys do not hold;
+    skipped, undecided: why there is no evidence; seconds: for the provenance alone."""
     rows = ledger()
     row = rows[choose(claim, rows, "claim")]
-    if not row["impossible"] and not row["follows"] and (evidence is not None) + bool(skipped) + bool(undecided) != 1:
+    if (not row["impossible"] and not row["follows"]
+        and (evidence is not None) + bool(skipped) + bool(undecided) != 1):
         raise UserError(f"claim {claim} needs evidence, or the reason why there is none")
-    entry = plain({"claim": claim, "ours": ours, "evidence": evidence, "n": n, "setting": setting or {}, "differs": list(differs),
-                   "nulls": {name: {"ours": text, "evidence": given} for name, (text, given) in (nulls or {}).items()},
-                   "skipped": skipped, "undecided": undecided, "note": note})
+    entry = plain({"claim": claim, "ours": ours, "evidence": evidence, "n": n,
+                   "setting": setting or {}, "differs": list(differs),
+                   "nulls": {name: {"ours": text, "evidence": given}
+                             for name, (text, given) in (nulls or {}).items()}, "skipped": skipped,
+                   "undecided": undecided, "note": note})
     entry |= {} if seconds is None else {"provenance": {"seconds": round(seconds, 1)}}
     others = {name: verdict(rows[name], records(label).get(name)) for name in row["follows"]}
     found = verdict(row, entry, others)
@@ -402,11 +498,13 @@ def record(label, claim, ours, evidence=None, setting=None, nulls=None, n=None, 
 # %% ../nbs/11_claims.ipynb #c9f31076
 def records(label):
     """{claim id: record} of figures/<label>/claims."""
-    return {path.stem: read_json(path) for path in sorted((home() / "figures" / label / "claims").glob("*.json"))}
+    return {path.stem: read_json(path)
+            for path in sorted((home() / "figures" / label / "claims").glob("*.json"))}
 
 # %% ../nbs/11_claims.ipynb #a88deb0f
 def published_text(value):
-    """'8.25 ± 0.07' (no line break inside) of [8.25, 0.07]; '0.25' of [0.25, 0], printed without an error; 'name 0.05, ...' of several."""
+    """'8.25 ± 0.07' (no line break inside) of [8.25, 0.07]; '0.25' of [0.25, 0], printed without an
+    error; 'name 0.05, ...' of several."""
     if value is None:
         return ""
     if isinstance(value, dict):
@@ -419,39 +517,54 @@ def published_text(value):
 
 # %% ../nbs/11_claims.ipynb #91833d31
 def table(label):
-    """One dictionary a row of the ledger, in its order, for the records of `label`: what claims.json holds."""
-    rows, made = ledger(), records(label)
+    """One dictionary a row of the ledger, in its order, for the records of `label`: what
+    claims.json holds."""
+    rows = ledger()
+    made = records(label)
     found = {name: verdict(row, made.get(name)) for name, row in rows.items() if not row["follows"]}
-    found |= {name: verdict(row, made.get(name), found) for name, row in rows.items() if row["follows"]}
+    found |= {name: verdict(row, made.get(name), found)
+              for name, row in rows.items() if row["follows"]}
     listed = []
     for name, row in rows.items():
-        entry, one = made.get(name) or {"ours": None, "n": None, "evidence": None, "note": "", "nulls": {}}, found[name]
-        nulls = {who: {"ours": null["ours"], "outcome": one["nulls"].get(who)} for who, null in entry["nulls"].items()}
-        listed.append({"id": name, "paper": row["paper"], "place": row["where"], "states": row["states"]}
-                      | {key: one[key] for key in ("protocol", "differs", "outcome", "verdict", "why")}
-                      | {"rule": row["rule"], "tolerance": all_tolerances(row), "units": one["units"], "unit": row["unit"], "power": row["power"],
-                         "published": published_text(row["published"]), "ours": entry["ours"] if one["protocol"] == "exact" else None,
-                         "proxy": None if one["protocol"] == "exact" else entry["ours"], "estimate": one["estimate"],
-                         "interval": list(one["interval"]) if one["interval"] and np.isfinite(one["interval"]).all() else None,
-                         "nulls": nulls, "n": entry["n"], "evidence": entry["evidence"], "note": entry["note"], "studied": name in made})
+        entry = made.get(name) or {"ours": None, "n": None, "evidence": None, "note": "",
+                                   "nulls": {}}
+        one = found[name]
+        nulls = {who: {"ours": null["ours"], "outcome": one["nulls"].get(who)}
+                 for who, null in entry["nulls"].items()}
+        listed.append(
+            {"id": name, "paper": row["paper"], "place": row["where"], "states": row["states"]}
+            | {key: one[key] for key in ("protocol", "differs", "outcome", "verdict", "why")}
+            | {"rule": row["rule"], "tolerance": all_tolerances(row), "units": one["units"],
+               "unit": row["unit"], "power": row["power"], "published": published_text(
+                   row["published"]), "ours": entry["ours"] if one["protocol"] == "exact" else None,
+               "proxy": None if one["protocol"] == "exact" else entry["ours"],
+               "estimate": one["estimate"], "interval": list(one["interval"]) if one["interval"]
+               and np.isfinite(one["interval"]).all() else None, "nulls": nulls, "n": entry["n"],
+               "evidence": entry["evidence"], "note": entry["note"], "studied": name in made})
     return listed
 
 # %% ../nbs/11_claims.ipynb #54e9dc6f
 def save_table(label):
-    """Write figures/<label>/claims.json: {'counts': {'verdict', 'protocol'}, 'rows': `table`}; returns the path."""
+    """Write figures/<label>/claims.json: {'counts': {'verdict', 'protocol'}, 'rows': `table`};
+    returns the path."""
     rows = plain(table(label))
-    count = {key: {word: sum(row[key] == word for row in rows) for word in some} for key, some in (("verdict", VERDICTS), ("protocol", PROTOCOLS))}
-    return write_json(home() / "figures" / label / "claims.json", {"label": label, "counts": count, "rows": rows})
+    count = {key: {word: sum(row[key] == word for row in rows) for word in some}
+             for key, some in (("verdict", VERDICTS), ("protocol", PROTOCOLS))}
+    return write_json(home() / "figures" / label / "claims.json",
+                      {"label": label, "counts": count, "rows": rows})
 
 # %% ../nbs/11_claims.ipynb #eecd1e6b
 def undecidable(settings, n_classes):
-    """[(claim, units, power)] of the claims whose part of the profile `settings` trains fewer units than their rule needs."""
+    """[(claim, units, power)] of the claims whose part of the profile `settings` trains fewer units
+    than their rule needs."""
     found = []
     for name, row in ledger().items():
-        wanted = [row["trained"]] if isinstance(row["trained"], str) else row["trained"] if isinstance(row["trained"], list) else []
+        wanted = ([row["trained"]] if isinstance(row["trained"], str) else row["trained"]
+                  if isinstance(row["trained"], list) else [])
         part = next((settings[key] for key in wanted if isinstance(settings.get(key), dict)), None)
         if part is not None and not row["follows"]:
-            members = math.ceil(n_classes / part["classes_per_member"]) if part.get("classes_per_member") else 1
+            members = (math.ceil(n_classes / part["classes_per_member"])
+                       if part.get("classes_per_member") else 1)
             units = members * part.get("n_seeds", 1)
             found += [(name, units, row["power"])] if units < row["power"] else []
     return found

@@ -29,13 +29,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
 import acgan
-from .config import (UserError, atomic_folder, choose, derive_seed, exact_math, fingerprint, generator, locked,
-                          pick_device, precision, progress, provenance, read_json, work_root, write_json)
+from .config import (UserError, atomic_folder, choose, derive_seed, exact_math, fingerprint,
+                          generator, locked, pick_device, precision, progress, provenance,
+                          read_json, work_root, write_json)
 from .data import channel_mean_std, class_index, to_float
 
 # %% ../nbs/07_classifiers.ipynb #ec1545dc
 class Standardise(NamedTuple):
-    """uint8 [B,3,H,W] -> float32: (x / 255 - mean) / std for each colour. `mean`, `std`: three numbers on the scale 0..1."""
+    """uint8 [B,3,H,W] -> float32: (x / 255 - mean) / std for each colour. `mean`, `std`: three
+    numbers on the scale 0..1."""
 
     mean: tuple
     std: tuple
@@ -47,28 +49,34 @@ class Standardise(NamedTuple):
         return cls(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()))
 
     def __call__(self, images):
-        mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1)
+                     for v in (self.mean, self.std))
         return (images.float() / 255 - mean) / std
 
 # %% ../nbs/07_classifiers.ipynb #eb8b8169
 @dataclass
 class Classifier:
-    """A network with its name. `network(preprocess(uint8 batch))` is a dictionary with 'features' [B,F] and 'logits' [B,K]."""
+    """A network with its name. `network(preprocess(uint8 batch))` is a dictionary with 'features'
+    [B,F] and 'logits' [B,K]."""
 
     name: str
     classes: list
     network: nn.Module
     preprocess: Any
     fingerprint: str
-    accuracy: dict = field(default_factory=dict)            # of the classifier itself, on real images: {"train": .., "test": ..}
+    # of the classifier itself, on real images: {"train": .., "test": ..}
+    accuracy: dict = field(default_factory=dict)
     batch: int = 500
     device: torch.device = torch.device("cpu")
-    resolution: int | None = None                           # the side of the images that it was trained on; None: any will do
+    # the side of the images that it was trained on; None: any will do
+    resolution: int | None = None
 
     def extract(self, images, batch=None):
-        """All outputs for images uint8 [N,3,H,W], as a dictionary of float32 tensors [N,...] on the CPU."""
+        """All outputs for images uint8 [N,3,H,W], as a dictionary of float32 tensors [N,...] on the
+        CPU."""
         check_batch(images)
-        batch = batch or (min(self.batch, 100) if torch.device(self.device).type == "cpu" else self.batch)
+        batch = batch or (min(self.batch, 100) if torch.device(self.device).type == "cpu"
+                          else self.batch)
         self.network.to(self.device, memory_format=torch.channels_last).eval()
         parts = []
         with exact_math():
@@ -87,19 +95,25 @@ def check_batch(images):
     """UserError unless `images` is a uint8 tensor [N,3,H,W] with N >= 1."""
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
-        raise UserError(f"a classifier takes uint8 images, not {kind}: quantise with acgan.data.to_uint8")
+        raise UserError(f"a classifier takes uint8 images, not {kind}: quantise with "
+                        "acgan.data.to_uint8")
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise UserError(f"a classifier takes images of the shape [N,3,H,W] with N >= 1, not {list(images.shape)}")
+        raise UserError("a classifier takes images of the shape [N,3,H,W] with N >= 1, not "
+                        f"{list(images.shape)}")
 
 # %% ../nbs/07_classifiers.ipynb #6911e338
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch norm, plus the input: [B,n_in,R,R] -> [B,n_out,R/stride,R/stride]."""
+    """Two 3x3 convolutions with batch norm, plus the input: [B,n_in,R,R] ->
+    [B,n_out,R/stride,R/stride]."""
 
     def __init__(self, n_in, n_out, stride=1):
         super().__init__()
-        self.stride, self.extra = stride, n_out - n_in
-        self.conv1, self.bn1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out)
-        self.conv2, self.bn2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out)
+        self.stride = stride
+        self.extra = n_out - n_in
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
 
     def forward(self, x):
         y = self.bn1(self.conv1(x)).relu_()
@@ -110,7 +124,8 @@ class Block(nn.Module):
 
 # %% ../nbs/07_classifiers.ipynb #22ec68a3
 class ResNet20(nn.Module):
-    """ResNet-20 of He et al. 2016: float [B,3,R,R], R >= 8 -> {'features': [B,64 width], 'logits': [B,K]}."""
+    """ResNet-20 of He et al. 2016: float [B,3,R,R], R >= 8 -> {'features': [B,64 width], 'logits':
+    [B,K]}."""
 
     def __init__(self, n_classes, width=1.0, stride=1):
         super().__init__()
@@ -119,7 +134,8 @@ class ResNet20(nn.Module):
         self.stem = nn.Conv2d(3, maps[0], 2 * stride + 1, stride, stride, bias=False)
         self.bn = nn.BatchNorm2d(maps[0])
         stages = [(maps[0], maps[0], 1), (maps[0], maps[1], 2), (maps[1], maps[2], 2)]
-        self.blocks = nn.Sequential(*(Block(a if i == 0 else b, b, s if i == 0 else 1) for a, b, s in stages for i in range(3)))
+        self.blocks = nn.Sequential(*(Block(a if i == 0 else b, b, s if i == 0 else 1)
+                                      for a, b, s in stages for i in range(3)))
         self.fc = nn.Linear(maps[2], n_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -132,49 +148,65 @@ class ResNet20(nn.Module):
 
 # %% ../nbs/07_classifiers.ipynb #146a5cd3
 def shift_flip(images, index, g):
-    """uint8 images[index], each shifted by up to R/8 pixels with reflected borders and mirrored with chance 1/2: [B,3,R,R]."""
-    R, B = images.shape[-1], len(index)
+    """uint8 images[index], each shifted by up to R/8 pixels with reflected borders and mirrored
+    with chance 1/2: [B,3,R,R]."""
+    R = images.shape[-1]
+    B = len(index)
     reach = R // 8
     steps = torch.arange(R, device=images.device)
     dy, dx = torch.randint(-reach, reach + 1, (2, B, 1), generator=g, device=images.device)
     mirror = torch.rand(B, 1, generator=g, device=images.device) < 0.5
-    rows, columns = ((R - 1 - (R - 1 - (steps + d).abs()).abs()) for d in (dy, dx))          # B,R, reflected at both ends
+    # B,R, reflected at both ends
+    rows, columns = ((R - 1 - (R - 1 - (steps + d).abs()).abs()) for d in (dy, dx))
     columns = torch.where(mirror, columns.flip(1), columns)
-    return images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images[index[:, None, None], :, rows[:, :,
+                                                None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 # %% ../nbs/07_classifiers.ipynb #b56c6a2d
 SCHEDULES = ("onecycle", "step")
 
 
 def learning_rate(done, lr=0.1, schedule="onecycle"):
-    """The learning rate when the share `done` (0..1) of all steps is done; `lr` is its largest value."""
+    """The learning rate when the share `done` (0..1) of all steps is done; `lr` is its largest
+    value."""
     if choose(schedule, SCHEDULES, "schedule") == "step":
         return lr * (1 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
     return lr * (done / 0.2 if done < 0.2 else (1 - done) / 0.8)
 
 # %% ../nbs/07_classifiers.ipynb #0d6d28a0
-def fit(images, network, preprocess, epochs=30, batch=128, lr=0.1, schedule="onecycle", weight_decay=1e-4, augment=True, seed=0,
-        device="cpu"):
-    """Train `network` on an ImageSet; returns the mean loss of each epoch. UserError when the loss is not finite."""
-    x, labels, n = images.images.to(device), images.labels.to(device), len(images)
+def fit(images, network, preprocess, epochs=30, batch=128, lr=0.1, schedule="onecycle",
+        weight_decay=1e-4, augment=True, seed=0, device="cpu"):
+    """Train `network` on an ImageSet; returns the mean loss of each epoch. UserError when the loss
+    is not finite."""
+    x = images.images.to(device)
+    labels = images.labels.to(device)
+    n = len(images)
     network.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr, momentum=0.9, weight_decay=weight_decay)
-    per_epoch, losses, step = max(1, n // batch), [], 0
+    per_epoch = max(1, n // batch)
+    losses = []
+    step = 0
     g = generator(seed, "resnet20", "batches", device=device)
     for _ in progress(range(epochs), "ResNet-20"):
-        order, total = torch.randperm(n, generator=g, device=device), 0
-        for index in order[:per_epoch * batch].split(batch):                      # an incomplete last batch is left out
-            optimizer.param_groups[0]["lr"] = learning_rate(step / (per_epoch * epochs), lr, schedule)
+        order = torch.randperm(n, generator=g, device=device)
+        total = 0
+        for index in order[: per_epoch * batch].split(
+            batch
+        ):  # an incomplete last batch is left out
+            optimizer.param_groups[0]["lr"] = learning_rate(step / (per_epoch * epochs), lr,
+                                                            schedule)
             now = shift_flip(x, index, g) if augment else x[index]
             with precision(device):
                 loss = cross_entropy(network(preprocess(now))["logits"].float(), labels[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total, step = total + loss.detach(), step + 1
+            total = total + loss.detach()
+            step = step + 1
         losses.append((total / per_epoch).item())
         if not losses[-1] < float("inf"):
-            raise UserError(f"the loss of ResNet-20 is {losses[-1]} after epoch {len(losses)}: lower lr, which is {lr}")
+            raise UserError(f"the loss of ResNet-20 is {losses[-1]} after epoch {len(losses)}: "
+                            f"lower lr, which is {lr}")
     return losses
 
 # %% ../nbs/07_classifiers.ipynb #96cb4634
@@ -182,91 +214,114 @@ FORMAT = 1
 
 
 def save_resnet20(classifier, folder, **more):
-    """Write a ResNet-20 classifier to `folder` (weights.safetensors, classifier.json), whole or not at all."""
+    """Write a ResNet-20 classifier to `folder` (weights.safetensors, classifier.json), whole or not
+    at all."""
     net = classifier.network
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     data = safetensors.torch.save(tensors)
     with atomic_folder(folder) as scratch:
         (scratch / "weights.safetensors").write_bytes(data)
-        write_json(scratch / "classifier.json", {
-            "format": FORMAT, "architecture": {"name": "resnet20", "width": net.width, "stride": net.stem.stride[0]},
-            "classes": classifier.classes, "mean": classifier.preprocess.mean, "std": classifier.preprocess.std,
-            "fingerprint": classifier.fingerprint, "accuracy": classifier.accuracy, "resolution": classifier.resolution,
-            "sha256": hashlib.sha256(data).hexdigest(), **more})
+        write_json(scratch / "classifier.json",
+                   {"format": FORMAT, "architecture": {"name": "resnet20", "width": net.width,
+                                                       "stride": net.stem.stride[0]},
+                    "classes": classifier.classes, "mean": classifier.preprocess.mean,
+                    "std": classifier.preprocess.std, "fingerprint": classifier.fingerprint,
+                    "accuracy": classifier.accuracy, "resolution": classifier.resolution,
+                    "sha256": hashlib.sha256(data).hexdigest(), **more})
     return Path(folder)
 
 # %% ../nbs/07_classifiers.ipynb #a4c0cf27
 def open_resnet20(folder, device="cpu"):
-    """The Classifier stored in `folder` by `save_resnet20`. UserError for missing, truncated, altered or foreign files."""
-    info, file = read_json(Path(folder) / "classifier.json"), Path(folder) / "weights.safetensors"
+    """The Classifier stored in `folder` by `save_resnet20`. UserError for missing, truncated,
+    altered or foreign files."""
+    info = read_json(Path(folder) / "classifier.json")
+    file = Path(folder) / "weights.safetensors"
     try:
         shape = info["architecture"]
         if info["format"] != FORMAT or shape["name"] != "resnet20":
-            raise UserError(f"{folder} holds {shape['name']} in format {info['format']}, not resnet20 in {FORMAT}: delete it")
-        with torch.device("meta"):                                         # no memory and no random numbers for values to come
+            raise UserError(f"{folder} holds {shape['name']} in format {info['format']}, not "
+                            f"resnet20 in {FORMAT}: delete it")
+        with torch.device("meta"):  # no memory and no random numbers for values to come
             network = ResNet20(len(info["classes"]), shape["width"], shape["stride"])
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != info["sha256"]:
-            raise UserError(f"{file} is not the file that classifier.json describes (checksum): delete {folder} and train again")
+            raise UserError(f"{file} is not the file that classifier.json describes (checksum): "
+                            f"delete {folder} and train again")
         network.load_state_dict(safetensors.torch.load(data), assign=True)
         preprocess = Standardise(tuple(info["mean"]), tuple(info["std"]))
         network.eval()
-        return Classifier("resnet20", info["classes"], network, preprocess, info["fingerprint"], info["accuracy"], device=device,
-                          resolution=info.get("resolution"))
+        return Classifier("resnet20", info["classes"], network, preprocess, info["fingerprint"],
+                          info["accuracy"], device=device, resolution=info.get("resolution"))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{Path(folder) / 'classifier.json'} does not describe a classifier ({error!r}): delete {folder}") from None
+        raise UserError(f"{Path(folder) / 'classifier.json'} does not describe a classifier "
+                        f"({error!r}): delete {folder}") from None
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} does not hold a ResNet-20 of this size: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{file} does not hold a ResNet-20 of this size: "
+                        f"{str(error).splitlines()[0]}") from None
 
 # %% ../nbs/07_classifiers.ipynb #9a84cef4
 def check_sets(images, test=None):
-    """UserError when there is nothing to learn, or when the test set has other classes than the training set."""
+    """UserError when there is nothing to learn, or when the test set has other classes than the
+    training set."""
     if min(images.n_classes, len(images)) < 2:
-        raise UserError(f"a classifier needs 2 classes and 2 images, {images.name} has {images.n_classes} and {len(images)}")
+        raise UserError(f"a classifier needs 2 classes and 2 images, {images.name} has "
+                        f"{images.n_classes} and {len(images)}")
     if images.resolution < 8:
-        raise UserError(f"ResNet-20 needs images of at least 8 pixels a side: {images.name} has {images.resolution}")
+        raise UserError(f"ResNet-20 needs images of at least 8 pixels a side: {images.name} has "
+                        f"{images.resolution}")
     if test is not None and list(test.classes) != list(images.classes):
-        raise UserError(f"the test set {test.name} has other classes than the training set {images.name}")
+        raise UserError(f"the test set {test.name} has other classes than the training set "
+                        f"{images.name}")
 
 # %% ../nbs/07_classifiers.ipynb #3eb721cf
 def make_resnet20(images, test, settings, key, folder, device):
-    """Train, measure and store the classifier that `train_resnet20` asks for; returns it as read back from `folder`."""
+    """Train, measure and store the classifier that `train_resnet20` asks for; returns it as read
+    back from `folder`."""
     options = dict(settings)
-    width, start = options.pop("width"), time.perf_counter()
+    width = options.pop("width")
+    start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings["seed"], "resnet20", "weights"))
         network = ResNet20(images.n_classes, width, max(1, images.resolution // 32))
-    made = Classifier("resnet20", list(images.classes), network, Standardise.of(images), key, device=device, resolution=images.resolution)
+    made = Classifier("resnet20", list(images.classes), network, Standardise.of(images), key,
+                      device=device, resolution=images.resolution)
     losses = fit(images, network, made.preprocess, device=device, **options)
     for name, part in (("train", images), ("test", test)):
         if part is not None:
-            made.accuracy[name] = (made.extract(part.images)["logits"].argmax(1) == part.labels.cpu()).double().mean().item()
-    save_resnet20(made, folder, settings=settings, losses=losses, seconds=time.perf_counter() - start, images=images.name,
-                  images_fingerprint=images.fingerprint, n=len(images), provenance=provenance(device))
+            made.accuracy[name] = (made.extract(
+                part.images)["logits"].argmax(1) == part.labels.cpu()).double().mean().item()
+    save_resnet20(made, folder, settings=settings, losses=losses,
+                  seconds=time.perf_counter() - start, images=images.name,
+                  images_fingerprint=images.fingerprint, n=len(images),
+                  provenance=provenance(device))
     return open_resnet20(folder, device)
 
 # %% ../nbs/07_classifiers.ipynb #4b2ff074
-def train_resnet20(images, test=None, epochs=30, batch=128, lr=0.1, schedule="onecycle", weight_decay=1e-4, augment=True, seed=0,
-                   width=1.0, device="auto", out=None):
-    """A ResNet-20 Classifier for the ImageSet `images`, trained, or read from `out` (work_root()/classifiers/<fingerprint>)."""
-    settings = {"epochs": epochs, "batch": batch, "lr": lr, "schedule": schedule, "weight_decay": weight_decay, "augment": augment,
-                "seed": seed, "width": width}
+def train_resnet20(images, test=None, epochs=30, batch=128, lr=0.1, schedule="onecycle",
+                   weight_decay=1e-4, augment=True, seed=0, width=1.0, device="auto", out=None):
+    """A ResNet-20 Classifier for the ImageSet `images`, trained, or read from `out`
+    (work_root()/classifiers/<fingerprint>)."""
+    settings = {"epochs": epochs, "batch": batch, "lr": lr, "schedule": schedule,
+                "weight_decay": weight_decay, "augment": augment, "seed": seed, "width": width}
     check_sets(images, test), choose(schedule, SCHEDULES, "schedule")
-    device, key = pick_device(device), fingerprint("resnet20", FORMAT, images.fingerprint, test and test.fingerprint, settings)
+    device = pick_device(device)
+    key = fingerprint("resnet20", FORMAT, images.fingerprint, test and test.fingerprint, settings)
     folder = Path(out) if out else work_root() / "classifiers" / key
     if not (folder / "classifier.json").exists():
         with locked(folder.parent / ".locks" / folder.name):
             return make_resnet20(images, test, settings, key, folder, device)
     found = open_resnet20(folder, device)
     if found.fingerprint != key:
-        raise UserError(f"{folder} holds another classifier ({found.fingerprint}, asked for {key}): choose another folder")
+        raise UserError(f"{folder} holds another classifier ({found.fingerprint}, asked for "
+                        f"{key}): choose another folder")
     return found
 
 # %% ../nbs/07_classifiers.ipynb #6e7aa862
 def find_weights(names, path=None, source=""):
-    """The weights file: `path`, or one of `names` in the folder `path` or torch's hub cache. UserError if it is nowhere."""
+    """The weights file: `path`, or one of `names` in the folder `path` or torch's hub cache.
+    UserError if it is nowhere."""
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     if path and not Path(path).is_dir():
         if Path(path).is_file():
@@ -276,76 +331,92 @@ def find_weights(names, path=None, source=""):
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"no {names[0]} in {folder}: download it{source} and put it in {cache}, or name it with --inception PATH")
+    raise UserError(f"no {names[0]} in {folder}: download it{source} and put it in {cache}, or "
+                    "name it with --inception PATH")
 
 # %% ../nbs/07_classifiers.ipynb #c8c14404
 def read_weights(file):
-    """(state dict, fingerprint of the bytes) of a PyTorch weights file, tensors only. UserError for anything else."""
+    """(state dict, fingerprint of the bytes) of a PyTorch weights file, tensors only. UserError for
+    anything else."""
     try:
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
         state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{file} is not a file of PyTorch weights ({type(error).__name__}): download it again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{file} does not hold a dictionary of tensors: it is not the weights of a network")
+        raise UserError(f"{file} is not a file of PyTorch weights ({type(error).__name__}): "
+                        "download it again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor)
+                                              for value in state.values()):
+        raise UserError(f"{file} does not hold a dictionary of tensors: it is not the weights of a "
+                        "network")
     return state, digest
 
 # %% ../nbs/07_classifiers.ipynb #312fcc56
 class Inception2015(nn.Module):
-    """The 2015 graph: uint8 [B,3,H,W] -> pool3 'features' [B,2048], 'logits' (no bias) and 'logits_biased' [B,1008]."""
+    """The 2015 graph: uint8 [B,3,H,W] -> pool3 'features' [B,2048], 'logits' (no bias) and
+    'logits_biased' [B,1008]."""
 
     def __init__(self, file):
         super().__init__()
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
-            raise UserError("the 2015 Inception graph needs torch-fidelity: pip install torch-fidelity") from None
+            raise UserError("the 2015 Inception graph needs torch-fidelity: pip install "
+                            "torch-fidelity") from None
         outputs = ["2048", "logits_unbiased", "logits"]
         try:
             with torch.random.fork_rng(devices=[]):
-                self.net = FeatureExtractorInceptionV3("inception-v3-compat", outputs, feature_extractor_weights_path=str(file))
+                self.net = FeatureExtractorInceptionV3("inception-v3-compat", outputs,
+                                                       feature_extractor_weights_path=str(file))
         except RuntimeError as error:
-            raise UserError(f"{file} does not hold the 2015 Inception weights: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{file} does not hold the 2015 Inception weights: "
+                            f"{str(error).splitlines()[0]}") from None
 
     def forward(self, x):
         return dict(zip(("features", "logits", "logits_biased"), self.net(x)))
 
 # %% ../nbs/07_classifiers.ipynb #8c2692b5
 def inception_2015(path=None, device="auto"):
-    """The Classifier 'inception-2015': `path` is the weights file or its folder (torch's hub cache). UserError when missing."""
+    """The Classifier 'inception-2015': `path` is the weights file or its folder (torch's hub
+    cache). UserError when missing."""
     names = ["weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"]
-    file = find_weights(names, path, " from https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0")
+    file = find_weights(names, path,
+                        " from https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0")
     digest = read_weights(file)[1]
     network = Inception2015(file)
-    return Classifier("inception-2015", [f"output {i}" for i in range(1008)], network, torch.Tensor.contiguous, digest, batch=50,
-                      device=pick_device(device))
+    return Classifier("inception-2015", [f"output {i}" for i in range(1008)], network,
+                      torch.Tensor.contiguous, digest, batch=50, device=pick_device(device))
 
 # %% ../nbs/07_classifiers.ipynb #bdfc2cd0
 class ToInception:
-    """uint8 [B,3,H,W] -> float32 [B,3,299,299]: antialiased bilinear resize, then ImageNet's mean and deviation."""
+    """uint8 [B,3,H,W] -> float32 [B,3,299,299]: antialiased bilinear resize, then ImageNet's mean
+    and deviation."""
 
     standardise = Standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def __call__(self, images):
-        large = interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True, align_corners=False)
+        large = interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True,
+                            align_corners=False)
         mean, std = (large.new_tensor(v).view(1, 3, 1, 1) for v in self.standardise)
         return (large / 255 - mean) / std
 
 # %% ../nbs/07_classifiers.ipynb #661e5553
 class InceptionTorchvision(nn.Module):
-    """torchvision's Inception-v3 with its last layer apart: float [B,3,299,299] -> 'features' [B,2048] and 'logits' [B,1000]."""
+    """torchvision's Inception-v3 with its last layer apart: float [B,3,299,299] -> 'features'
+    [B,2048] and 'logits' [B,1000]."""
 
     def __init__(self, state, file):
         from torchvision.models import inception_v3
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            self.net = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
+            self.net = inception_v3(weights=None, transform_input=True, aux_logits=True,
+                                    init_weights=False)
         try:
             self.net.load_state_dict(state)
         except RuntimeError as error:
-            raise UserError(f"{file} does not hold torchvision's Inception-v3: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{file} does not hold torchvision's Inception-v3: "
+                            f"{str(error).splitlines()[0]}") from None
         self.fc, self.net.fc = self.net.fc, nn.Identity()
 
     def forward(self, x):
@@ -354,7 +425,8 @@ class InceptionTorchvision(nn.Module):
 
 # %% ../nbs/07_classifiers.ipynb #95c03c6c
 def inception_torchvision(path=None, device="auto", download=False):
-    """The Classifier 'inception-torchvision': weights from `path` or torch's hub cache; downloaded only with `download=True`."""
+    """The Classifier 'inception-torchvision': weights from `path` or torch's hub cache; downloaded
+    only with `download=True`."""
     from torchvision.models import Inception_V3_Weights
     weights = Inception_V3_Weights.IMAGENET1K_V1
     name = weights.url.rsplit("/", 1)[1]
@@ -363,27 +435,31 @@ def inception_torchvision(path=None, device="auto", download=False):
     file = find_weights([name], path, f" from {weights.url}")
     state, digest = read_weights(file)
     network = InceptionTorchvision(state, file)
-    return Classifier("inception-torchvision", list(weights.meta["categories"]), network, ToInception(), digest, batch=50,
-                      device=pick_device(device))
+    return Classifier("inception-torchvision", list(weights.meta["categories"]), network,
+                      ToInception(), digest, batch=50, device=pick_device(device))
 
 # %% ../nbs/07_classifiers.ipynb #9810efd0
 CLASSIFIERS = ("resnet20", "inception-2015", "inception-torchvision")
 
 
 def load_classifier(name, images=None, test=None, path=None, device="auto", **settings):
-    """The Classifier called `name`. 'resnet20' is trained on `images` with `settings`; the Inception nets are read from `path`."""
+    """The Classifier called `name`. 'resnet20' is trained on `images` with `settings`; the
+    Inception nets are read from `path`."""
     choose(name, CLASSIFIERS, "classifier")
     if name == "resnet20":
         if images is None:
             raise UserError("resnet20 is trained on the image set at hand: give images")
         return train_resnet20(images, test, device=device, **settings)
-    return {"inception-2015": inception_2015, "inception-torchvision": inception_torchvision}[name](path, device=device)
+    return {"inception-2015": inception_2015,
+            "inception-torchvision": inception_torchvision}[name](path, device=device)
 
 # %% ../nbs/07_classifiers.ipynb #99dc7908
 def real_statistics(network, images, batch=100, limit=5000):
-    """Set the running statistics of every BatchNorm2d of `network` from uint8 `images` [N,3,R,R] (scaled to [-1,1]); returns it.
+    """Set the running statistics of every BatchNorm2d of `network` from uint8 `images` [N,3,R,R]
+    (scaled to [-1,1]); returns it.
 
-    The mean over batches, of at most `limit` images evenly spaced; all else is in evaluation mode. UserError for one image."""
+    The mean over batches, of at most `limit` images evenly spaced; all else is in evaluation mode.
+    UserError for one image."""
     check_batch(images)
     if len(images) < 2:
         raise UserError("batch statistics need at least 2 images")
@@ -391,7 +467,8 @@ def real_statistics(network, images, batch=100, limit=5000):
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
-        m.momentum = None                                                                    # a plain mean over the batches
+        # a plain mean over the batches
+        m.momentum = None
         m.train()
     some = images[torch.arange(min(limit, len(images))) * len(images) // min(limit, len(images))]
     some = some[torch.randperm(len(some), generator=generator(0, "statistics"))]
@@ -405,7 +482,8 @@ def real_statistics(network, images, batch=100, limit=5000):
 
 # %% ../nbs/07_classifiers.ipynb #da60f8bd
 class ClassHead(nn.Module):
-    """A discriminator's outputs by name: float [B,3,R,R] in [-1,1] -> 'features' [B,1] (the source logit), 'logits' [B,K]."""
+    """A discriminator's outputs by name: float [B,3,R,R] in [-1,1] -> 'features' [B,1] (the source
+    logit), 'logits' [B,K]."""
 
     def __init__(self, D):
         super().__init__()
@@ -417,38 +495,50 @@ class ClassHead(nn.Module):
 
 # %% ../nbs/07_classifiers.ipynb #2a69e267
 def of_discriminator(D, classes, images=None, device="auto"):
-    """The Classifier 'D' of a discriminator's class head for `classes` (names, in the order of its labels).
+    """The Classifier 'D' of a discriminator's class head for `classes` (names, in the order of its
+    labels).
 
-    `images` uint8 [N,3,R,R]: real images for the batch norms, see `real_statistics`; None leaves them as they are."""
-    device, network = pick_device(device), copy.deepcopy(D)
+    `images` uint8 [N,3,R,R]: real images for the batch norms, see `real_statistics`; None leaves
+    them as they are."""
+    device = pick_device(device)
+    network = copy.deepcopy(D)
     if images is not None:
         real_statistics(network.to(device), images)
-    stamp = fingerprint([(key, value.detach().cpu()) for key, value in network.state_dict().items()])
-    return Classifier("D", list(classes), ClassHead(network), to_float, stamp, device=device, resolution=getattr(D, "resolution", None))
+    stamp = fingerprint([(key, value.detach().cpu())
+                         for key, value in network.state_dict().items()])
+    return Classifier("D", list(classes), ClassHead(network), to_float, stamp, device=device,
+                      resolution=getattr(D, "resolution", None))
 
 # %% ../nbs/07_classifiers.ipynb #0855c380
 @cache
 def imagenet_ids():
-    """The 1000 WordNet ids of ILSVRC 2012, sorted: 'n01440764' (tench) is output 0 of torchvision's networks."""
+    """The 1000 WordNet ids of ILSVRC 2012, sorted: 'n01440764' (tench) is output 0 of torchvision's
+    networks."""
     return (Path(acgan.__file__).parent / "imagenet_ids.txt").read_text().split()
 
 # %% ../nbs/07_classifiers.ipynb #6baaff05
 def correct(classifier, images):
-    """bool [N]: is the strongest output of `classifier` the class of each image of the ImageSet `images`? UserError for foreign classes."""
-    used, output = images.labels.unique().tolist(), torch.arange(images.n_classes)
+    """bool [N]: is the strongest output of `classifier` the class of each image of the ImageSet
+    `images`? UserError for foreign classes."""
+    used = images.labels.unique().tolist()
+    output = torch.arange(images.n_classes)
     for k in used:
-        by_id = classifier.name == "inception-torchvision" and re.fullmatch(r"n\d{8}", images.classes[k])
-        output[k] = class_index(imagenet_ids() if by_id else classifier.classes, images.classes[k], classifier.name)
+        by_id = classifier.name == "inception-torchvision" and re.fullmatch(
+            r"n\d{8}", images.classes[k])
+        output[k] = class_index(imagenet_ids() if by_id else classifier.classes, images.classes[k],
+                                classifier.name)
     return classifier.extract(images.images)["logits"].argmax(1) == output[images.labels]
 
 # %% ../nbs/07_classifiers.ipynb #3977a2e6
 def tf1_bilinear(images, size):
-    """[N,C,H,W] -> float32 [N,C,size,size] as TensorFlow 1's resize_bilinear: source i * H / size, clamped at the edge."""
+    """[N,C,H,W] -> float32 [N,C,size,size] as TensorFlow 1's resize_bilinear: source i * H / size,
+    clamped at the edge."""
     x = images.float()
     for dim in (2, 3):
         at = torch.arange(size, device=x.device, dtype=torch.float32) * (x.shape[dim] / size)
         low = at.floor().long().clamp(max=x.shape[dim] - 1)
-        high, t = (low + 1).clamp(max=x.shape[dim] - 1), (at - low).view((-1, 1) if dim == 2 else (-1,))
+        high = (low + 1).clamp(max=x.shape[dim] - 1)
+        t = (at - low).view((-1, 1) if dim == 2 else (-1,))
         near = x.index_select(dim, low)
         x = torch.lerp(near, x.index_select(dim, high), t) if t.any() else near
     return x
@@ -458,45 +548,56 @@ RESIZES = ("tf1", "antialias")
 
 
 def resize(images, size, how="tf1"):
-    """uint8 [N,3,H,W] -> uint8 [N,3,size,size] by bilinear interpolation: 'tf1', see `tf1_bilinear`, or torch's with 'antialias'."""
+    """uint8 [N,3,H,W] -> uint8 [N,3,size,size] by bilinear interpolation: 'tf1', see
+    `tf1_bilinear`, or torch's with 'antialias'."""
     if choose(how, RESIZES, "resize") == "tf1":
         large = tf1_bilinear(images, size)
     else:
-        large = interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        large = interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True,
+                            align_corners=False)
     return large.round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/07_classifiers.ipynb #68a0acbb
 def at_resolution(images, r, size=None, how="tf1", batch=64):
-    """What r x r pixels hold of images uint8 [N,3,H,W]: resized to r, quantised, resized to `size` (default: as before). uint8."""
+    """What r x r pixels hold of images uint8 [N,3,H,W]: resized to r, quantised, resized to `size`
+    (default: as before). uint8."""
     check_batch(images)
     if min(r, size or r) < 1:
         raise UserError(f"an image needs at least 1 pixel a side, not {min(r, size or r)}")
-    return torch.cat([resize(resize(part, r, how), size or images.shape[-1], how) for part in images.split(batch)])
+    return torch.cat([resize(resize(part, r, how), size or images.shape[-1], how)
+                      for part in images.split(batch)])
 
 # %% ../nbs/07_classifiers.ipynb #420c94ca
 def accuracy_by_resolution(classifier, images, sizes, how="tf1"):
-    """bool [S,N]: `correct` for the ImageSet `images` brought to each r in `sizes`, back to their own size, and from there to the
-    classifier's input size (Figure 2: 128 pixels for the red and black lines, 64 for the blue one)."""
-    pixels, size, found, before = images.images.to(classifier.device), classifier.resolution or images.resolution, [], None
+    """bool [S,N]: `correct` for the ImageSet `images` brought to each r in `sizes`, back to their
+    own size, and from there to the classifier's input size (Figure 2: 128 pixels for the red and
+    black lines, 64 for the blue one)."""
+    pixels = images.images.to(classifier.device)
+    size = classifier.resolution or images.resolution
+    found = []
+    before = None
     for r in sizes:
         x = at_resolution(pixels, r, images.resolution, how)
         if before is None or not torch.equal(x, before):
             shown = x if size == images.resolution else at_resolution(x, size, size, how)
             found.append(correct(classifier, replace(images, images=shown)))
         else:
-            found.append(found[-1])                                                   # enlarged and brought back: the same bytes
+            # enlarged and brought back: the same bytes
+            found.append(found[-1])
         before = x
     return torch.stack(found)
 
 # %% ../nbs/07_classifiers.ipynb #06421b91
 def by_class(right, labels, n_classes):
-    """float64 [...,K]: the share of `right` (bool [...,N]) in each class of `labels` [N]; NaN for a class without images."""
+    """float64 [...,K]: the share of `right` (bool [...,N]) in each class of `labels` [N]; NaN for a
+    class without images."""
     one_hot = torch.nn.functional.one_hot(labels, n_classes).double()
     return right.double() @ one_hot / one_hot.sum(0)
 
 # %% ../nbs/07_classifiers.ipynb #d7e18a64
 def by_subset(right, subsets=10, seed=0):
-    """float64 [...,subsets]: the share of `right` (bool [...,N]) in random, equally large subsets of the images."""
+    """float64 [...,subsets]: the share of `right` (bool [...,N]) in random, equally large subsets
+    of the images."""
     n = right.shape[-1]
     if not 1 <= subsets <= n:
         raise UserError(f"{n} images cannot be cut into {subsets} subsets")
@@ -505,14 +606,19 @@ def by_subset(right, subsets=10, seed=0):
 
 # %% ../nbs/07_classifiers.ipynb #b076b4e2
 def sign_flip(differences, clusters=None, draws=20000, seed=0):
-    """Two-sided p of the paired test that flips the signs of `differences` [K], whole clusters at once (ids [K]).
+    """Two-sided p of the paired test that flips the signs of `differences` [K], whole clusters at
+    once (ids [K]).
 
-    Exact when all nonzero ones are equally large (a sign test) or at most 14; else by `draws` random patterns."""
+    Exact when all nonzero ones are equally large (a sign test) or at most 14; else by `draws`
+    random patterns."""
     d = torch.as_tensor(differences, dtype=torch.float64)
-    _, group = torch.unique(torch.arange(len(d)) if clusters is None else torch.as_tensor(clusters), return_inverse=True)
+    _, group = torch.unique(torch.arange(len(d)) if clusters is None else torch.as_tensor(clusters),
+                            return_inverse=True)
     sums = torch.zeros(int(group.max()) + 1, dtype=torch.float64).index_add_(0, group, d)
-    sums = sums[sums.abs() > 1e-12]                                                          # a zero is the same with either sign
-    m, up = len(sums), int((sums > 0).sum())
+    # a zero is the same with either sign
+    sums = sums[sums.abs() > 1e-12]
+    m = len(sums)
+    up = int((sums > 0).sum())
     if m and sums.abs().max() - sums.abs().min() < 1e-9:
         k = torch.arange(max(up, m - up), m + 1, dtype=torch.float64)
         log_count = math.lgamma(m + 1) - torch.lgamma(k + 1) - torch.lgamma(m - k + 1)
@@ -520,14 +626,19 @@ def sign_flip(differences, clusters=None, draws=20000, seed=0):
     if m <= 14:
         signs = ((torch.arange(2**m)[:, None] >> torch.arange(m)) & 1).double() * 2 - 1
     else:
-        signs = torch.randint(0, 2, (draws, m), generator=generator(seed, "sign flip")).double() * 2 - 1
-        signs[0] = 1                                                                         # the pattern that was seen counts too
+        signs = torch.randint(0, 2, (draws,
+                                     m), generator=generator(seed, "sign flip")).double() * 2 - 1
+        # the pattern that was seen counts too
+        signs[0] = 1
     return ((signs @ sums).abs() >= sums.sum().abs() - 1e-12).double().mean().item()
 
 # %% ../nbs/07_classifiers.ipynb #9128d020
 def holm(ps):
-    """Holm's corrected p values of a list of p values, in its order: the chance of one false alarm in the list stays below them."""
-    order, worst, fixed = sorted(range(len(ps)), key=lambda i: ps[i]), 0.0, [1.0] * len(ps)
+    """Holm's corrected p values of a list of p values, in its order: the chance of one false alarm
+    in the list stays below them."""
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    worst = 0.0
+    fixed = [1.0] * len(ps)
     for rank, i in enumerate(order):
         worst = max(worst, min(1.0, ps[i] * (len(ps) - rank)))
         fixed[i] = worst

@@ -24,22 +24,30 @@ from .runner import StageError
 # %% ../nbs/16_cli.ipynb #8d0ebf2d
 def chain_options(parser):
     """Add the options that `reproduce` and `plan` share."""
-    parser.add_argument("--profile", default="quick", help="how big: a name from nbs/profiles (default: quick)")
-    parser.add_argument("--dataset", default="", help="another image set than the profile's: a name, or the path of a folder")
+    parser.add_argument("--profile", default="quick",
+                        help="how big: a name from nbs/profiles (default: quick)")
+    parser.add_argument("--dataset", default="", help="another image set than the profile's: a "
+                                                      "name, or the path of a folder")
     parser.add_argument("--data-root", default="", metavar="DIR", help="where the image set lies")
-    parser.add_argument("--label", default="", help="folder below figures/ (default: the profile, with the data set if given)")
+    parser.add_argument("--label", default="", help="folder below figures/ (default: the profile, "
+                                                    "with the data set if given)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--only", action="append", default=[], metavar="ID", help="only this stage (may be repeated)")
-    parser.add_argument("--from", dest="start", default="", metavar="ID", help="begin with this stage")
-    parser.add_argument("--force", action="store_true", help="run the stages even when they are up to date")
-    parser.add_argument("-p", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE", help="a parameter of one study")
+    parser.add_argument("--only", action="append", default=[], metavar="ID",
+                        help="only this stage (may be repeated)")
+    parser.add_argument("--from", dest="start", default="", metavar="ID",
+                        help="begin with this stage")
+    parser.add_argument("--force", action="store_true",
+                        help="run the stages even when they are up to date")
+    parser.add_argument("-p", dest="overrides", action="append", default=[],
+                        metavar="STAGE.NAME=VALUE", help="a parameter of one study")
 
 # %% ../nbs/16_cli.ipynb #eb63c992
 def job_of(args):
     """The ChainRequest for parsed options."""
     if args.device not in ("auto", "cpu"):
         pick_device(args.device)
-    return stages.make_job(args.profile, args.dataset, args.data_root, args.device, args.label, args.overrides)
+    return stages.make_job(args.profile, args.dataset, args.data_root, args.device, args.label,
+                           args.overrides)
 
 # %% ../nbs/16_cli.ipynb #8556ee3c
 def reproduce(args):
@@ -48,21 +56,29 @@ def reproduce(args):
 
 # %% ../nbs/16_cli.ipynb #5fe88ab0
 def plan(args):
-    """acgan plan: print which stages would run, and why; then what the profile trains, and what that costs."""
+    """acgan plan: print which stages would run, and why; then what the profile trains, and what
+    that costs."""
     job = job_of(args)
-    steps = [{"id": stage.id, "reason": reason} for stage, reason in stages.plan(job, args.only, args.start, args.force)]
-    words = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(args, name)))}" for name in ("dataset", "data_root", "label") if getattr(args, name))
+    steps = [{"id": stage.id, "reason": reason}
+             for stage, reason in stages.plan(job, args.only, args.start, args.force)]
+    words = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(args, name)))}"
+                    for name in ("dataset", "data_root", "label") if getattr(args, name))
     for step in () if args.json else steps:
-        print(f"{step['id']:<16} {'up to date' if step['reason'] is None else 'runs: ' + step['reason']}")
+        print(f"{step['id']:<16} "
+              f"{'up to date' if step['reason'] is None else 'runs: ' + step['reason']}")
     if not args.json:
-        print(f"{sum(step['reason'] is not None for step in steps)} of {len(steps)} stages would run; figures go to {job.figures}\n", flush=True)
+        print(f"{sum(step['reason'] is not None for step in steps)} of {len(steps)} stages would "
+              f"run; figures go to {job.figures}\n", flush=True)
     from acgan import costs
-    found = costs.plan_costs(job.settings | {"label": job.label}, args.device, args.benchmark, words)
-    print(json.dumps({"stages": steps} | found, indent=1) if args.json else "\n".join(costs.text_of(found)))
+    found = costs.plan_costs(job.settings | {"label": job.label}, args.device, args.benchmark,
+                             words)
+    print(json.dumps({"stages": steps} | found, indent=1) if args.json
+          else "\n".join(costs.text_of(found)))
 
 # %% ../nbs/16_cli.ipynb #a3ff2e8d
 def slice_of(text, count):
-    """'3:10' -> range(2, 10), the members 3 to 10 of `count`, as indices; '3' is one, '3:' the rest, '' all. UserError otherwise."""
+    """'3:10' -> range(2, 10), the members 3 to 10 of `count`, as indices; '3' is one, '3:' the
+    rest, '' all. UserError otherwise."""
     first, colon, last = (text or ":").partition(":")
     try:
         start = int(first or 1)
@@ -75,17 +91,23 @@ def slice_of(text, count):
 
 # %% ../nbs/16_cli.ipynb #dea4b4cd
 def train_part(args):
-    """acgan train --profile P --part PART: train (a slice of) what a profile describes. Returns 0, or 3 when --minutes were not enough."""
+    """acgan train --profile P --part PART: train (a slice of) what a profile describes. Returns 0,
+    or 3 when --minutes were not enough."""
     from acgan import diagnostics, ensemble, populations
     settings = config.profile(args.profile, args.dataset, args.data_root)
-    p, label = ensemble.part_of(settings, args.part), args.label or settings["label"]
-    device, images = pick_device(args.device), ensemble.part_images(settings, args.part)
+    p = ensemble.part_of(settings, args.part)
+    label = args.label or settings["label"]
+    device = pick_device(args.device)
+    images = ensemble.part_images(settings, args.part)
     members = ensemble.named_members(settings, args.part, images.classes)
-    chosen, probe = slice_of(args.members, len(members)), diagnostics.part_probe(settings, images, args.part, device)
+    chosen = slice_of(args.members, len(members))
+    probe = diagnostics.part_probe(settings, images, args.part, device)
     how = {"minutes": args.minutes} if args.minutes else {}
-    print(f"{args.part}: {len(chosen)} of {len(members)} model(s), {p['steps']:,} steps on {len(images):,} images at {images.resolution} px", flush=True)
+    print(f"{args.part}: {len(chosen)} of {len(members)} model(s), {p['steps']:,} steps on "
+          f"{len(images):,} images at {images.resolution} px", flush=True)
     try:
-        ensemble.train_part(settings | {"label": label}, images, args.part, device, probe, only=chosen, **how)
+        ensemble.train_part(settings | {"label": label}, images, args.part, device, probe,
+                            only=chosen, **how)
     except populations.TimeBudgetExceeded as error:
         print(error)
         return 3
@@ -95,22 +117,27 @@ def train_part(args):
 
 # %% ../nbs/16_cli.ipynb #06f3b6a3
 def verify(args):
-    """acgan verify SET: check figures/SET against its inputs, records and one training. Returns 0, or 1 if something differs."""
+    """acgan verify SET: check figures/SET against its inputs, records and one training. Returns 0,
+    or 1 if something differs."""
     from acgan import verify as checks
-    begun, found = time.monotonic(), checks.verify(args.label, args.dataset, args.data_root, args.device, args.seed)
+    begun = time.monotonic()
+    found = checks.verify(args.label, args.dataset, args.data_root, args.device, args.seed)
     for check in found:
         print(f"{check.what:<22} {check.answer:<12} {check.text}")
-    print(f"{sum(check.answer == 'holds' for check in found)} of {len(found)} checks hold; {time.monotonic() - begun:.0f} s")
+    print(f"{sum(check.answer == 'holds' for check in found)} of {len(found)} checks hold; "
+          f"{time.monotonic() - begun:.0f} s")
     return int(any(check.answer == "differs" for check in found))
 
 # %% ../nbs/16_cli.ipynb #ef8692bc
 def queue(args):
-    """acgan queue PROFILE: train a profile's queue in order. Returns 0 when all is trained, else 3."""
+    """acgan queue PROFILE: train a profile's queue in order. Returns 0 when all is trained, else
+    3."""
     from acgan import training_queue
     settings = config.profile(args.profile, args.dataset, args.data_root)
     settings |= {"label": args.label or settings["label"]}
     if not args.status:
-        left = training_queue.train_queue(settings, args.part, args.minutes, args.piece, args.device)
+        left = training_queue.train_queue(settings, args.part, args.minutes, args.piece,
+                                          args.device)
     rows = training_queue.queue_status(settings, args.part, pick_device(args.device))
     print("\n".join(training_queue.status_lines(rows)))
     return 3 if not args.status and left else 0
@@ -122,22 +149,30 @@ def bench(args):
     measure.main(device=args.device, quick=args.quick, out=args.out or None, only=args.only or None)
 
 # %% ../nbs/16_cli.ipynb #254155c5
-WORDS = (("out", str, "runs", "where the model goes"), ("steps", int, 10_000, "batches"), ("resolution", int, 32, "32, 64 or 128 pixels"),
-         ("split", int, 0, "classes a model (0: all in one)"), ("objective", str, "acgan", "a name from acgan.losses"),
-         ("width", float, 1.0, "factor on all layers' maps"), ("batch", int, 100, "images a batch"), ("seed", int, 0, "seed"),
-         ("lr_g", float, 2e-4, "G's learning rate"), ("lr_d", float, 2e-4, "D's learning rate"), ("noise", float, 0.1, "activation noise in D"),
-         ("log_every", int, 50, "steps a line of the log"), ("checkpoint_every", int, 500, "steps a checkpoint"))
+WORDS = (("out", str, "runs", "where the model goes"), ("steps", int, 10_000, "batches"),
+         ("resolution", int, 32, "32, 64 or 128 pixels"),
+         ("split", int, 0, "classes a model (0: all in one)"),
+         ("objective", str, "acgan", "a name from acgan.losses"),
+         ("width", float, 1.0, "factor on all layers' maps"), ("batch", int, 100, "images a batch"),
+         ("seed", int, 0, "seed"), ("lr_g", float, 2e-4, "G's learning rate"),
+         ("lr_d", float, 2e-4, "D's learning rate"), ("noise", float, 0.1, "activation noise in D"),
+         ("log_every", int, 50, "steps a line of the log"),
+         ("checkpoint_every", int, 500, "steps a checkpoint"))
 
 # %% ../nbs/16_cli.ipynb #f6080a36
 def check_words(args):
-    """Fill in the defaults of WORDS in the parsed options of `train`. UserError unless they ask for either a folder or a profile's part."""
+    """Fill in the defaults of WORDS in the parsed options of `train`. UserError unless they ask for
+    either a folder or a profile's part."""
     given = [name for name, *_ in WORDS if getattr(args, name) is not None]
-    alone = [name for name in ("part", "members", "dataset", "label", "minutes") if getattr(args, name)]
+    alone = [name
+             for name in ("part", "members", "dataset", "label", "minutes") if getattr(args, name)]
     if bool(args.folder) == bool(args.profile):
         raise UserError("acgan train needs either a folder of images, or --profile with --part")
     if args.profile and given or args.folder and alone:
         name = (given if args.profile else alone)[0].replace("_", "-")
-        raise UserError(f"--{name} goes with {'a folder of images; a profile says it itself' if args.profile else '--profile'}")
+        raise UserError(
+            f"--{name} goes with "
+            f"{'a folder of images; a profile says it itself' if args.profile else '--profile'}")
     if args.profile and not args.part:
         raise UserError("--profile needs --part, a part that it trains: see acgan plan")
     for name, _, default, _ in WORDS:
@@ -145,7 +180,8 @@ def check_words(args):
 
 # %% ../nbs/16_cli.ipynb #9fb04105
 def train(args):
-    """acgan train FOLDER --out RUNS: train one AC-GAN, or one for each group of classes; resumes. With --profile: see train_part."""
+    """acgan train FOLDER --out RUNS: train one AC-GAN, or one for each group of classes; resumes.
+    With --profile: see train_part."""
     check_words(args)
     if args.profile:
         return train_part(args)
@@ -156,34 +192,42 @@ def train(args):
     from acgan.training import GANConfig
     for name in ("steps", "log_every", "checkpoint_every"):
         if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not "
+                            f"{getattr(args, name)}")
     find_spec(args.resolution)
     images = load(args.folder, "train", args.resolution, root=args.data_root or None)
-    member = GANConfig(seed=args.seed, objective=args.objective, lr_g=args.lr_g, lr_d=args.lr_d, batch=args.batch, noise_std=args.noise,
-                    width=args.width)
-    members = members_of(class_splits(images.classes, args.split), member) if args.split else [member]
-    print(f"{len(images)} images of {images.n_classes} classes at {images.resolution} px; {len(members)} model(s), {args.steps} steps each", flush=True)
-    probe = TrainingProbe(images, lambda: load(args.folder, "test", args.resolution, root=args.data_root or None),
-                          judge=JUDGE, device=pick_device(args.device))
-    train_ensemble("model", members, images, args.steps, out=args.out, device=args.device, log_every=args.log_every,
-                   checkpoint_every=args.checkpoint_every, probe=probe, probe_every=max(500, args.log_every))
+    member = GANConfig(seed=args.seed, objective=args.objective, lr_g=args.lr_g, lr_d=args.lr_d,
+                       batch=args.batch, noise_std=args.noise, width=args.width)
+    members = members_of(class_splits(images.classes,
+                                      args.split), member) if args.split else [member]
+    print(f"{len(images)} images of {images.n_classes} classes at {images.resolution} px; "
+          f"{len(members)} model(s), {args.steps} steps each", flush=True)
+    probe = TrainingProbe(images, lambda: load(args.folder, "test", args.resolution,
+                                               root=args.data_root or None), judge=JUDGE,
+                          device=pick_device(args.device))
+    train_ensemble("model", members, images, args.steps, out=args.out, device=args.device,
+                   log_every=args.log_every, checkpoint_every=args.checkpoint_every, probe=probe,
+                   probe_every=max(500, args.log_every))
     print(f"trained: {args.out}\nsamples: acgan sample {args.out} --out sheet.png")
 
 # %% ../nbs/16_cli.ipynb #08b0a66a
 def open_model(folder, device="auto"):
-    """The Ensemble in `folder`, which `acgan train --out` made, or which is one run. UserError when it is neither."""
+    """The Ensemble in `folder`, which `acgan train --out` made, or which is one run. UserError when
+    it is neither."""
     from acgan.ensemble import Ensemble, open_ensemble
     from acgan.checkpoints import open_run
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return Ensemble([open_run(folder)], device=device)
     if not (folder / "ensembles" / "model.json").is_file():
-        raise UserError(f"{folder} holds no trained model: give the folder that acgan train wrote with --out")
+        raise UserError(f"{folder} holds no trained model: give the folder that acgan train wrote "
+                        "with --out")
     return open_ensemble("model", out=folder, device=device, partial=True)
 
 # %% ../nbs/16_cli.ipynb #5eb16ba6
 def sample(args):
-    """acgan sample RUNS --out sheet.png: a sheet of n samples of each class; with --images also single files."""
+    """acgan sample RUNS --out sheet.png: a sheet of n samples of each class; with --images also
+    single files."""
     config.one_thread()
     from PIL import Image
 
@@ -196,7 +240,8 @@ def sample(args):
     there = [name for name in model.classes if name not in model.missing]
     names = [choose(name, there, "class") for name in args.classes] or there
     sheets = {name: model.sample(name, args.n, args.seed) for name in names}
-    fig = image_grid([image for images in sheets.values() for image in images], args.n, row_labels=names)
+    fig = image_grid([image for images in sheets.values() for image in images], args.n,
+                     row_labels=names)
     write_bytes(args.out, picture_bytes(fig, "png"))
     for name, images in sheets.items() if args.images else ():
         for i, image in enumerate(images):
@@ -207,14 +252,18 @@ def sample(args):
 
 # %% ../nbs/16_cli.ipynb #33a723bf
 def score(args):
-    """acgan score RUNS DATA: accuracy, score, Fréchet distance and mean MS-SSIM of samples, with the classifier's name."""
+    """acgan score RUNS DATA: accuracy, score, Fréchet distance and mean MS-SSIM of samples, with
+    the classifier's name."""
     config.one_thread()
     model = open_model(args.folder, args.device)
     from acgan import classifiers, scores, similarity
     from acgan.data import load
-    real, held = (load(args.data, split, model.resolution, root=args.data_root or None) for split in ("train", "test"))
+    real, held = (load(args.data, split, model.resolution, root=args.data_root or None)
+                  for split in ("train", "test"))
     if sorted(real.classes) != sorted(model.classes):
-        raise UserError(f"{args.data} has other classes than the model: {', '.join(real.classes[:5])} ... against {', '.join(model.classes[:5])} ...")
+        raise UserError(f"{args.data} has other classes than the model: "
+                        f"{', '.join(real.classes[:5])} ... against {', '.join(model.classes[:5])} "
+                        "...")
     fake = model.sample_set(args.per_class, args.seed)
     judge = classifiers.inception_2015(args.inception, args.device) if args.inception else \
         classifiers.train_resnet20(real, held, epochs=args.epochs, device=args.device)
@@ -222,37 +271,52 @@ def score(args):
     print(f"{scores.score(p_fake, judge, args.splits)}")
     if list(judge.classes) == list(fake.classes):
         print(f"accuracy {100 * scores.accuracy(p_fake, fake.labels):.2f} % ({judge.name})")
-    print(f"{scores.distance_names(judge.name)[0]}: {scores.fid(f_fake, f_real):.2f} to {len(held)} held-out images")
+    print(f"{scores.distance_names(judge.name)[0]}: {scores.fid(f_fake, f_real):.2f} to "
+          f"{len(held)} held-out images")
     table = similarity.mean_ms_ssim(fake.images, fake.labels)
     print(f"mean MS-SSIM inside classes {sum(mean for mean, _ in table.values()) / len(table):.3f}")
 
 # %% ../nbs/16_cli.ipynb #1e0df8fc
 def training_words(commands):
     """Add `train` to the subparsers `commands`."""
-    p = commands.add_parser("train", help="train on a folder of images, one subfolder a class; or a part of a profile")
+    p = commands.add_parser("train", help="train on a folder of images, one subfolder a class; or "
+                                          "a part of a profile")
     p.set_defaults(run=train)
-    p.add_argument("folder", nargs="?", default="", help="a folder FOLDER/train/<class>/ or FOLDER/<class>/, or the name of an image set")
+    p.add_argument("folder", nargs="?", default="",
+                   help="a folder FOLDER/train/<class>/ or FOLDER/<class>/, or the name of an "
+                        "image set")
     for name, kind, default, text in WORDS:
-        p.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default: {default!r})")
-    for name, text in (("profile", "instead of a folder: a name from nbs/profiles"), ("part", "with --profile: which part of it, see acgan plan"),
-                       ("members", "with --profile: only these members of the part, as 3 or 3:10"), ("dataset", "with --profile: another image set"),
-                       ("label", "with --profile: the name of the run's figures (default: the profile's)")):
+        p.add_argument(f"--{name.replace('_', '-')}", type=kind,
+                       help=f"{text} (default: {default!r})")
+    for name, text in (("profile", "instead of a folder: a name from nbs/profiles"),
+                       ("part", "with --profile: which part of it, see acgan plan"),
+                       ("members", "with --profile: only these members of the part, as 3 or 3:10"),
+                       ("dataset", "with --profile: another image set"),
+                       ("label", "with --profile: the name of the run's figures (default: the "
+                                 "profile's)")):
         p.add_argument(f"--{name}", default="", help=text)
-    p.add_argument("--minutes", type=float, help="with --profile: stop in time, behind a checkpoint, with exit code 3 (default: never)")
+    p.add_argument("--minutes", type=float, help="with --profile: stop in time, behind a "
+                                                 "checkpoint, with exit code 3 (default: never)")
     p.add_argument("--data-root", default="", metavar="DIR", help="where a named image set lies")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 # %% ../nbs/16_cli.ipynb #df6bb901
 def queue_words(commands):
     """Add `queue` to the subparsers `commands`."""
-    p = commands.add_parser("queue", help="train the parts of a profile in order, in pieces, at low priority")
+    p = commands.add_parser("queue", help="train the parts of a profile in order, in pieces, at "
+                                          "low priority")
     p.set_defaults(run=queue)
     p.add_argument("profile", help="a name from nbs/profiles, or the path of such a file (.yaml)")
-    p.add_argument("--part", action="append", default=[], metavar="PART", help="only this part (may be repeated)")
-    p.add_argument("--status", action="store_true", help="show what is done and how long the rest takes; train nothing")
-    p.add_argument("--minutes", type=float, help="stop in time, behind a checkpoint, with exit code 3 (default: never)")
-    p.add_argument("--piece", type=float, default=20.0, help="minutes of training between two looks at the queue (default: 20)")
-    for name, text in (("dataset", "another image set than the profile's"), ("data-root", "where the image set lies"),
+    p.add_argument("--part", action="append", default=[], metavar="PART",
+                   help="only this part (may be repeated)")
+    p.add_argument("--status", action="store_true",
+                   help="show what is done and how long the rest takes; train nothing")
+    p.add_argument("--minutes", type=float,
+                   help="stop in time, behind a checkpoint, with exit code 3 (default: never)")
+    p.add_argument("--piece", type=float, default=20.0,
+                   help="minutes of training between two looks at the queue (default: 20)")
+    for name, text in (("dataset", "another image set than the profile's"),
+                       ("data-root", "where the image set lies"),
                        ("label", "folder below figures/ (default: the profile's)")):
         p.add_argument(f"--{name}", default="", help=text)
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -268,45 +332,60 @@ def own_images(commands):
         r.add_argument("folder", help="what acgan train wrote")
         r.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
         r.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--class", dest="classes", action="append", default=[], metavar="C", help="only this class (may be repeated)")
+    p.add_argument("--class", dest="classes", action="append", default=[], metavar="C",
+                   help="only this class (may be repeated)")
     p.add_argument("-n", type=int, default=10, help="samples a class (default: 10)")
     p.add_argument("--out", default="sheet.png", help="the sheet, a PNG (default: sheet.png)")
-    p.add_argument("--images", default="", metavar="DIR", help="also write every sample to DIR/<class>/")
+    p.add_argument("--images", default="", metavar="DIR",
+                   help="also write every sample to DIR/<class>/")
     q.add_argument("data", help="the real images: a folder, or the name of an image set")
-    for name, kind, default, text in (("data-root", str, "", "where a named image set lies"), ("per-class", int, 500, "samples a class"),
-                                      ("splits", int, 10, "groups of the score"), ("epochs", int, 30, "of the classifier's training"), ("inception", str, "", "weights of the 2015 Inception network")):
-        q.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: {default!r})")
+    for name, kind, default, text in (("data-root", str, "", "where a named image set lies"),
+                                      ("per-class", int, 500, "samples a class"),
+                                      ("splits", int, 10, "groups of the score"),
+                                      ("epochs", int, 30, "of the classifier's training"),
+                                      ("inception", str, "",
+                                       "weights of the 2015 Inception network")):
+        q.add_argument(f"--{name}", type=kind, default=default,
+                       help=f"{text} (default: {default!r})")
 
 # %% ../nbs/16_cli.ipynb #42ff1389
 def parser():
     """The argparse parser of the `acgan` command."""
-    top = argparse.ArgumentParser(prog="acgan", description="AC-GAN, AM-GAN and their measurements, reproduced.")
+    top = argparse.ArgumentParser(prog="acgan",
+                                  description="AC-GAN, AM-GAN and their measurements, reproduced.")
     top.add_argument("--version", action="version", version=f"acgan {acgan.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     p = commands.add_parser("reproduce", help="run the chain: train, measure, draw, report")
-    p.add_argument("--ahead", action="store_true", help="start the next stage's process while one works: less waiting, more memory")
-    q = commands.add_parser("plan", help="show what reproduce would run, and why; what is trained, and what that costs")
+    p.add_argument("--ahead", action="store_true",
+                   help="start the next stage's process while one works: less waiting, more memory")
+    q = commands.add_parser("plan", help="show what reproduce would run, and why; what is trained, "
+                                         "and what that costs")
     q.add_argument("--json", action="store_true", help="print the plan as JSON")
-    q.add_argument("--benchmark", action="store_true", help="time a few steps of networks of which there is no log on this machine")
+    q.add_argument("--benchmark", action="store_true",
+                   help="time a few steps of networks of which there is no log on this machine")
     for one, run in ((p, reproduce), (q, plan)):
         one.set_defaults(run=run)
         chain_options(one)
     training_words(commands)
     own_images(commands)
     queue_words(commands)
-    p = commands.add_parser("verify", help="check a figure set against its inputs, its records and one training")
+    p = commands.add_parser("verify", help="check a figure set against its inputs, its records and "
+                                           "one training")
     p.set_defaults(run=verify)
     p.add_argument("label", metavar="SET", help="a folder below figures/")
     p.add_argument("--seed", type=int, default=0, help="which run is trained again (default: 0)")
-    for name, text in (("dataset", "another image set than the profile's"), ("data-root", "where the image set lies")):
+    for name, text in (("dataset", "another image set than the profile's"),
+                       ("data-root", "where the image set lies")):
         p.add_argument(f"--{name}", default="", help=text)
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p = commands.add_parser("bench", help="measure training and metrics on this machine")
     p.set_defaults(run=bench)
     p.add_argument("--quick", action="store_true", help="a first look in under a minute")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--only", action="append", default=[], metavar="PART", help="training, memory or metrics (may be repeated)")
-    p.add_argument("--out", default="", metavar="DIR", help="write to DIR/figures/bench instead of the checkout's")
+    p.add_argument("--only", action="append", default=[], metavar="PART",
+                   help="training, memory or metrics (may be repeated)")
+    p.add_argument("--out", default="", metavar="DIR",
+                   help="write to DIR/figures/bench instead of the checkout's")
     return top
 
 # %% ../nbs/16_cli.ipynb #d8947d15

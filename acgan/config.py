@@ -30,11 +30,13 @@ import acgan
 
 # %% ../nbs/00_config.ipynb #f365a7bb
 class UserError(Exception):
-    """A mistake that its user can mend: one line that names the thing and what would be right. The CLI exits with code 2."""
+    """A mistake that its user can mend: one line that names the thing and what would be right. The
+    CLI exits with code 2."""
 
 # %% ../nbs/00_config.ipynb #01c6915c
 def choose(value, allowed, what):
-    """`value` if it is one of `allowed`, else a UserError that lists them. `what` names the thing, such as 'data set'."""
+    """`value` if it is one of `allowed`, else a UserError that lists them. `what` names the thing,
+    such as 'data set'."""
     allowed = list(allowed)
     if value in allowed:
         return value
@@ -42,8 +44,8 @@ def choose(value, allowed, what):
 
 # %% ../nbs/00_config.ipynb #22b5a464
 def home():
-    """The project's root: $ACGAN_HOME, else the nearest folder from the current one upwards with acgan's settings.ini, else the
-    current folder."""
+    """The project's root: $ACGAN_HOME, else the nearest folder from the current one upwards with
+    acgan's settings.ini, else the current folder."""
     if os.environ.get("ACGAN_HOME"):
         return Path(os.environ["ACGAN_HOME"]).resolve()
     here = Path.cwd().resolve()
@@ -55,7 +57,8 @@ def home():
 
 # %% ../nbs/00_config.ipynb #c43645ab
 def work_root():
-    """Where caches, runs and executed notebooks go: $ACGAN_WORK or home()/data. Created when missing."""
+    """Where caches, runs and executed notebooks go: $ACGAN_WORK or home()/data. Created when
+    missing."""
     folder = Path(os.environ.get("ACGAN_WORK") or home() / "data").resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +68,8 @@ def work_root():
 
 # %% ../nbs/00_config.ipynb #302e7417
 def write_bytes(path, data):
-    """Write `data` to `path` so that a reader sees the old file or the new one, never a part. UserError when the disk refuses."""
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
+    UserError when the disk refuses."""
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -83,7 +87,8 @@ def write_bytes(path, data):
 
 # %% ../nbs/00_config.ipynb #a54e93df
 def plain(value):
-    """`value` as JSON types: tensors, arrays and NumPy scalars become lists and numbers, tuples lists, paths strings."""
+    """`value` as JSON types: tensors, arrays and NumPy scalars become lists and numbers, tuples
+    lists, paths strings."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):
@@ -113,13 +118,15 @@ def read_json(path):
 # %% ../nbs/00_config.ipynb #9827a081
 @contextlib.contextmanager
 def atomic_folder(path):
-    """A scratch folder that becomes `path`, in place of an old one, when the block ends well; after an error nothing of it stays.
-    UserError when the disk refuses."""
-    path, scratch = Path(path), None
+    """A scratch folder that becomes `path`, in place of an old one, when the block ends well; after
+    an error nothing of it stays. UserError when the disk refuses."""
+    path = Path(path)
+    scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        scratch.chmod(path.parent.stat().st_mode & 0o777)                            # mkdtemp's own 0700 would shut others out
+        # mkdtemp's own 0700 would shut others out
+        scratch.chmod(path.parent.stat().st_mode & 0o777)
         yield scratch
         for file in (found for found in scratch.rglob("*") if found.is_file()):
             with open(file, "rb") as handle:
@@ -137,12 +144,14 @@ def atomic_folder(path):
 
 # %% ../nbs/00_config.ipynb #8bcd5289
 class FolderInUse(UserError):
-    """Another process holds the folder. It may end, or be stopped; until then there is other work."""
+    """Another process holds the folder. It may end, or be stopped; until then there is other
+    work."""
 
 # %% ../nbs/00_config.ipynb #caf263f2
 @contextlib.contextmanager
 def locked(folder):
-    """Hold `folder` for this process alone; FolderInUse when another process holds it. It is released when the process dies."""
+    """Hold `folder` for this process alone; FolderInUse when another process holds it. It is
+    released when the process dies."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,26 +159,29 @@ def locked(folder):
     except OSError as error:
         raise UserError(f"cannot use {folder}: {error.strerror}") from None
     with handle:
-        for patience in (*[0.05] * 4, 0):                                            # somebody may only be looking
+        for patience in (*[0.05] * 4, 0):  # somebody may only be looking
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if not patience:
-                    raise FolderInUse(f"another run is using {folder}: wait for it to end, or stop it") from None
+                    raise FolderInUse(f"another run is using {folder}: wait for it to end, or stop "
+                                      "it") from None
                 time.sleep(patience)
         yield folder
 
 # %% ../nbs/00_config.ipynb #0e7056a7
 def fingerprint(*parts):
-    """12 hexadecimal digits of the SHA-256 of `parts` as canonical JSON. Equal values give equal digits on every machine."""
+    """12 hexadecimal digits of the SHA-256 of `parts` as canonical JSON. Equal values give equal
+    digits on every machine."""
     text = json.dumps(plain(parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../nbs/00_config.ipynb #ccc1771f
 def derive_seed(seed, *stream):
     """A 63-bit seed for the stream named by `stream` below `seed`, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(json.dumps([seed, *map(str, stream)]).encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(
+        hashlib.sha256(json.dumps([seed, *map(str, stream)]).encode()).digest()[:8], "big") >> 1
 
 # %% ../nbs/00_config.ipynb #507f5fdb
 def generator(seed, *stream, device="cpu"):
@@ -179,7 +191,8 @@ def generator(seed, *stream, device="cpu"):
 
 # %% ../nbs/00_config.ipynb #5166058b
 def pick_device(name="auto"):
-    """`torch.device` for 'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'. UserError when it is unknown or not there."""
+    """`torch.device` for 'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'. UserError when
+    it is unknown or not there."""
     import torch
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -191,20 +204,24 @@ def pick_device(name="auto"):
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         seen = f"only {count}" if count else "no"
-        raise UserError(f"device {str(name)!r} asked for, but torch sees {seen} GPU here: use --device cpu")
+        raise UserError(f"device {str(name)!r} asked for, but torch sees {seen} GPU here: use "
+                        "--device cpu")
     return device
 
 # %% ../nbs/00_config.ipynb #999437d3
 def precision(device):
-    """The autocast context for training on `device`: bfloat16 on a GPU, nothing (float32) on a CPU."""
+    """The autocast context for training on `device`: bfloat16 on a GPU, nothing (float32) on a
+    CPU."""
     import torch
     device = torch.device(device)
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+    return (torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda"
+            else contextlib.nullcontext())
 
 # %% ../nbs/00_config.ipynb #49f027b9
 @contextlib.contextmanager
 def exact_math():
-    """Full float32 in convolutions and matrix products (TF32 off), no gradients: the context in which metrics are computed."""
+    """Full float32 in convolutions and matrix products (TF32 off), no gradients: the context in
+    which metrics are computed."""
     import torch
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -217,7 +234,8 @@ def exact_math():
 # %% ../nbs/00_config.ipynb #3a8e36e2
 @contextlib.contextmanager
 def deterministic(threads=1):
-    """The context in which networks are trained: `threads` threads, and only algorithms that give the same bits each time."""
+    """The context in which networks are trained: `threads` threads, and only algorithms that give
+    the same bits each time."""
     import torch
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
@@ -230,7 +248,8 @@ def deterministic(threads=1):
 
 # %% ../nbs/00_config.ipynb #1cd30c63
 def one_thread():
-    """Let torch work with one thread in this process, so that measurements do not depend on the number of cores."""
+    """Let torch work with one thread in this process, so that measurements do not depend on the
+    number of cores."""
     import torch
     torch.set_num_threads(1)
 
@@ -242,7 +261,8 @@ def cores():
 # %% ../nbs/00_config.ipynb #b53b4034
 def progress(iterable=None, desc=None, total=None):
     """A tqdm bar over `iterable`, silent when ACGAN_HEADLESS is set or nobody can see it."""
-    quiet = bool(os.environ.get("ACGAN_HEADLESS")) or not os.isatty(2) and "JPY_PARENT_PID" not in os.environ
+    quiet = (bool(os.environ.get("ACGAN_HEADLESS")) or not os.isatty(2)
+             and "JPY_PARENT_PID" not in os.environ)
     return tqdm(iterable, desc=desc, total=total, disable=quiet, mininterval=0.5, leave=False)
 
 # %% ../nbs/00_config.ipynb #606b00ab
@@ -250,19 +270,23 @@ def merge(base, change):
     """`base` with the values of `change` put over it, dictionaries merged key by key."""
     both = dict(base)
     for key, value in change.items():
-        both[key] = merge(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+        both[key] = (merge(both[key], value)
+                     if isinstance(value, dict) and isinstance(both.get(key), dict) else value)
     return both
 
 # %% ../nbs/00_config.ipynb #6a8ab2f9
 def own_images(own, images, replaced=False):
-    """A part's `images` (what differs from the profile's) after the profile's own were changed: `images`, with `replaced` by other ones."""
+    """A part's `images` (what differs from the profile's) after the profile's own were changed:
+    `images`, with `replaced` by other ones."""
     if replaced:
         return {key: value for key, value in own.items() if key == "resolution"}
     if own.get("name", images["name"]) == images["name"]:
         return {key: value for key, value in own.items() if (key, value) != ("root", None)}
-    name, root = own["name"], images.get("root")
+    name = own["name"]
+    root = images.get("root")
     beside = sorted(Path(root).iterdir()) if root and Path(root).is_dir() else []
-    found = [path for path in beside if re.fullmatch(rf"{re.escape(name)}([-\d].*)?", path.name) and (path / "train").is_dir()
+    found = [path for path in beside if re.fullmatch(rf"{re.escape(name)}([-\d].*)?", path.name)
+             and (path / "train").is_dir()
              or (name, path.name) == ("cifar10", "cifar-10-batches-py")]
     return own | {"root": str(found[0]) if found else own.get("root")}
 
@@ -271,19 +295,22 @@ def profile_names():
     """The names of the profiles in nbs/profiles of the checkout, sorted."""
     folder = home() / "nbs" / "profiles"
     if not folder.is_dir():
-        raise UserError(f"no profiles at {folder}: run inside a checkout of acgan, or set ACGAN_HOME to one")
+        raise UserError(f"no profiles at {folder}: run inside a checkout of acgan, or set "
+                        "ACGAN_HOME to one")
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 # %% ../nbs/00_config.ipynb #4f3b59ab
 def profile(name, dataset="", data_root=""):
-    """The profile `name` as a dictionary: `images` (arguments of data.load), `label` (folder below figures/), sizes, `stages`.
-    `name`: one of nbs/profiles, or the path of a file that ends in .yaml."""
+    """The profile `name` as a dictionary: `images` (arguments of data.load), `label` (folder below
+    figures/), sizes, `stages`. `name`: one of nbs/profiles, or the path of a file that ends in
+    .yaml."""
     path = Path(name)
     if path.suffix != ".yaml":
         path = home() / "nbs" / "profiles" / f"{choose(name, profile_names(), 'profile')}.yaml"
     elif not path.is_file():
         raise UserError(f"there is no profile {path}")
-    name, text = path.stem, yaml.safe_load(path.read_text())
+    name = path.stem
+    text = yaml.safe_load(path.read_text())
     parent = text.pop("extends", None)
     settings = merge(profile(parent), text) if parent else text
     settings = settings | {"profile": name, "label": name, "images": dict(settings["images"])}
@@ -295,30 +322,37 @@ def profile(name, dataset="", data_root=""):
         settings["images"]["root"] = str(data_root)
     for part, value in settings.items():
         if isinstance(value, dict) and isinstance(value.get("images"), dict):
-            settings[part] = value | {"images": own_images(value["images"], settings["images"], replaced)}
+            settings[part] = value | {"images": own_images(value["images"], settings["images"],
+                                                           replaced)}
     return settings
 
 # %% ../nbs/00_config.ipynb #8d734b35
 def commit():
-    """The checkout's short commit, with '+' when tracked files differ from it, or None without git."""
+    """The checkout's short commit, with '+' when tracked files differ from it, or None without
+    git."""
     def git(*words):
         command = ["git", "-C", str(home()), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True,
+                              timeout=20).stdout.strip()
     try:
         head = git("rev-parse", "--short=10", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "nbs", "acgan") else "")
+        return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "nbs",
+                                  "acgan") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 # %% ../nbs/00_config.ipynb #be8ff38e
 def provenance(device="cpu"):
-    """What produced a result: commit, versions of acgan, Python, torch, torchvision, the device's name, threads."""
+    """What produced a result: commit, versions of acgan, Python, torch, torchvision, the device's
+    name, threads."""
     import torch
     device = torch.device(device)
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"commit": commit(), "acgan": acgan.__version__, "python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": version("torchvision"), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+                   cpu)
+    return {"commit": commit(), "acgan": acgan.__version__, "python": platform.python_version(),
+            "torch": torch.__version__, "torchvision": version("torchvision"),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
             "device_type": device.type, "threads": torch.get_num_threads()}

@@ -22,42 +22,54 @@ from pathlib import Path
 import torch
 
 from . import claims
-from .config import UserError, fingerprint, generator, pick_device, provenance, read_json, work_root
+from .config import (UserError, fingerprint, generator, pick_device, provenance, read_json,
+                          work_root)
 from .data import DATA_SETS, ImageSet, split_images
 from .ensemble import named_members, part_of, parts_in
 from .losses import OBJECTIVES
 from .models import describe
-from .training import GANConfig, RunConfig, TrainState, build, filled, read_run_config, run_config, train_steps
+from .training import (GANConfig, RunConfig, TrainState, build, filled, read_run_config,
+                            run_config, train_steps)
 from .checkpoints import read_log, steps_in
 
 # %% ../nbs/14_costs.ipynb #704940eb
 def set_size(about):
-    """(classes, training images, test images) of the set that data.load(**about) would give, without reading an image of a known one."""
-    name, K, most = about["name"], about.get("n_classes"), about.get("per_class")
+    """(classes, training images, test images) of the set that data.load(**about) would give,
+    without reading an image of a known one."""
+    name = about["name"]
+    K = about.get("n_classes")
+    most = about.get("per_class")
     if name == "blossoms":
-        K, most = K or 10, most or 100
+        K = K or 10
+        most = most or 100
         return K, K * most, K * most
     if name in DATA_SETS and DATA_SETS[name].size:
         classes, *images = DATA_SETS[name].size
         K = min(K or classes, classes)
         return K, *(round(K * min(n / classes, most or math.inf)) for n in images)
-    groups = [split_images(Path(name).expanduser().resolve(), "folder", split, K) for split in ("train", "test")]
-    return len(groups[0]), *(sum(min(len(paths), most or len(paths)) for paths in found.values()) for found in groups)
+    groups = [split_images(Path(name).expanduser().resolve(), "folder", split, K)
+              for split in ("train", "test")]
+    return len(groups[0]), *(sum(min(len(paths), most or len(paths)) for paths in found.values())
+                             for found in groups)
 
 # %% ../nbs/14_costs.ipynb #f3145b0d
 def step_flops(rows_g, rows_d, batch, g_learns=True, fresh=True, frozen=True):
-    """Floating-point operations (a multiply-add is two) of one D and G step, from `describe` of both networks. `fresh`: G's step draws
-    new fakes; `frozen`: D's weights get no gradient there."""
+    """Floating-point operations (a multiply-add is two) of one D and G step, from `describe` of
+    both networks. `fresh`: G's step draws new fakes; `frozen`: D's weights get no gradient
+    there."""
     g, d = (1e6 * sum(row["mflop"] for row in rows) for rows in (rows_g, rows_d))
-    first_g, first_d = (1e6 * next(row["mflop"] for row in rows if row["mflop"]) for rows in (rows_g, rows_d))
+    first_g, first_d = (1e6 * next(row["mflop"] for row in rows if row["mflop"])
+                        for rows in (rows_g, rows_d))
     d_step = g + 2 * (3 * d - first_d)
     g_step = fresh * g + 2 * d + (not frozen) * d + 2 * g - first_g
     return batch * (d_step + g_step * bool(g_learns))
 
 # %% ../nbs/14_costs.ipynb #2d79cb88
 def kept_bytes(forward, *nets):
-    """Bytes of what autograd keeps between forward() and its backward pass, each storage once, without the parameters of `nets`."""
-    own, kept = {p.untyped_storage()._cdata for net in nets for p in net.parameters()}, {}
+    """Bytes of what autograd keeps between forward() and its backward pass, each storage once,
+    without the parameters of `nets`."""
+    own = {p.untyped_storage()._cdata for net in nets for p in net.parameters()}
+    kept = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
@@ -65,26 +77,34 @@ def kept_bytes(forward, *nets):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        alive = forward()                                    # keeps the graph, and with it the storages, until they are summed
+        # keeps the graph, and with it the storages, until they are summed
+        alive = forward()
         return sum(kept.values()) if alive is not None else 0
 
 # %% ../nbs/14_costs.ipynb #7c3ca06e
-SHAPE = ("objective", "batch", "noise_std", "width", "width_d", "z_dim", "spec", "label_input", "noise_at", "dropout")
+SHAPE = ("objective", "batch", "noise_std", "width", "width_d", "z_dim", "spec", "label_input",
+         "noise_at", "dropout")
 
 
 @cache
 def facts(resolution, n_classes, shape):
-    """For ((setting, value), ...): flop of a step, parameters of G and D, buffers (bytes), activations (bytes kept, in float32)."""
+    """For ((setting, value), ...): flop of a step, parameters of G and D, buffers (bytes),
+    activations (bytes kept, in float32)."""
     member = GANConfig(**dict(shape))
     with torch.device("meta"):
-        G, D = build(RunConfig(filled(member, resolution), tuple(range(n_classes)), {"resolution": resolution}))
-        x, z = torch.zeros(member.batch, 3, resolution, resolution), torch.zeros(member.batch, G.z_dim)
-        rows, c = (describe(G), describe(D)), torch.zeros(member.batch, dtype=torch.int64)
+        G, D = build(RunConfig(filled(member, resolution), tuple(range(n_classes)),
+                               {"resolution": resolution}))
+        x = torch.zeros(member.batch, 3, resolution, resolution)
+        z = torch.zeros(member.batch, G.z_dim)
+        rows = (describe(G), describe(D))
+        c = torch.zeros(member.batch, dtype=torch.int64)
         d_step = kept_bytes(lambda: (D(x), D(x + 0)), D)
         D.requires_grad_(False)
         g_step = kept_bytes(lambda: D(G(z, c)), G, D)
-    return {"flop": step_flops(*rows, member.batch, bool(OBJECTIVES[member.objective].g)), "activations": max(d_step, g_step),
-            "parameters": sum(row["parameters"] for net in rows for row in net), "layers": len([*G.parameters(), *D.parameters()]),
+    return {"flop": step_flops(*rows, member.batch, bool(OBJECTIVES[member.objective].g)),
+            "activations": max(d_step, g_step),
+            "parameters": sum(row["parameters"] for net in rows for row in net),
+            "layers": len([*G.parameters(), *D.parameters()]),
             "buffers": sum(buffer.nbytes for net in (G, D) for buffer in net.buffers())}
 
 # %% ../nbs/14_costs.ipynb #41c955f8
@@ -92,13 +112,16 @@ def facts_of(member, resolution, n_classes):
     """`facts` of a GANConfig whose image set has `n_classes` classes and `resolution` pixels."""
     K = n_classes if member.classes is None else len(member.classes)
     default = GANConfig()
-    shape = tuple((name, getattr(member, name)) for name in SHAPE if getattr(member, name) != getattr(default, name))
+    shape = tuple((name, getattr(member, name))
+                  for name in SHAPE if getattr(member, name) != getattr(default, name))
     return facts(resolution, K, shape)
 
 # %% ../nbs/14_costs.ipynb #cd4fda8a
 def memory_bytes(one, device_type="cpu"):
-    """About what a member of `facts` needs while it trains, without the image set: 16 bytes a parameter, and the activations."""
-    return 16 * one["parameters"] + one["buffers"] + one["activations"] * (0.5 if device_type == "cuda" else 1)
+    """About what a member of `facts` needs while it trains, without the image set: 16 bytes a
+    parameter, and the activations."""
+    return (16 * one["parameters"] + one["buffers"] + one["activations"]
+            * (0.5 if device_type == "cuda" else 1))
 
 # %% ../nbs/14_costs.ipynb #f8cc03fa
 def checkpoint_bytes(one, images):
@@ -108,22 +131,26 @@ def checkpoint_bytes(one, images):
 # %% ../nbs/14_costs.ipynb #27c1050e
 def kind_of(member, resolution):
     """What decides the speed of a step, as a tuple: network, pixels, widths of G and D, batch."""
-    return member.spec or "odena2017", resolution, member.width, member.width_d or member.width, member.batch
+    return (member.spec or "odena2017", resolution, member.width, member.width_d or member.width,
+            member.batch)
 
 # %% ../nbs/14_costs.ipynb #04d28831
 def machine(made):
     """'AMD EPYC, 2 threads' or the GPU's name, from a record of `config.provenance`."""
     threads = made["threads"]
-    return made["device"] + (f", {threads} thread{'s' * (threads != 1)}" if made["device_type"] == "cpu" else "")
+    return made["device"] + (f", {threads} thread{'s' * (threads != 1)}"
+                             if made["device_type"] == "cpu" else "")
 
 # %% ../nbs/14_costs.ipynb #63792d1e
 def read_run(folder):
-    """(RunConfig, provenance, steps, seconds a step) of a run's last session; None when there is none, or it cannot be read."""
+    """(RunConfig, provenance, steps, seconds a step) of a run's last session; None when there is
+    none, or it cannot be read."""
     try:
         config = read_run_config(read_json(folder / "config.json"))
         sessions = (folder / "sessions.jsonl").read_text().splitlines()
         last = json.loads(sessions[-1])
-        lines = [line for line in read_log(folder) if line["step"] > max(last["checkpoints"] or [0])][1:]
+        lines = [line
+                 for line in read_log(folder) if line["step"] > max(last["checkpoints"] or [0])][1:]
         seconds = statistics.median(line["seconds"] / line["steps"] for line in lines)
         return config, last["provenance"], sum(line["steps"] for line in lines), seconds
     except (OSError, ValueError, KeyError, IndexError, UserError, TypeError):
@@ -131,65 +158,87 @@ def read_run(folder):
 
 # %% ../nbs/14_costs.ipynb #95ab5cd7
 def logged(device="cpu"):
-    """{kind: {rate: FLOP a second, seconds: a step, by, text}} from the logs of runs on this device."""
-    here, found, rank = provenance(device), {}, {}
+    """{kind: {rate: FLOP a second, seconds: a step, by, text}} from the logs of runs on this
+    device."""
+    here = provenance(device)
+    found = {}
+    rank = {}
     read = [read_run(path.parent) for path in sorted((work_root() / "runs").glob("*/config.json"))]
     for config, made, steps, seconds in filter(None, read):
         if (made["device"], made["device_type"]) == (here["device"], here["device_type"]):
-            member, R = config.gan, config.resolution
-            kind, worth = kind_of(member, R), (made["threads"] == 1, steps)
+            member = config.gan
+            R = config.resolution
+            kind = kind_of(member, R)
+            worth = (made["threads"] == 1, steps)
             if rank.get(kind, (False, 0)) < worth:
                 rank[kind], flop = worth, facts_of(member, R, len(config.classes))["flop"]
                 text = f"{steps:,} steps of run {config.id} on {machine(made)}"
-                found[kind] = {"rate": flop / seconds, "seconds": seconds, "by": "log", "text": text}
+                found[kind] = {"rate": flop / seconds, "seconds": seconds, "by": "log",
+                               "text": text}
     return found
 
 # %% ../nbs/14_costs.ipynb #65f93b3f
 def timed(member, resolution, n_classes, device, limit=10.0, rate=1e10):
-    """{rate, seconds, by, text} of a member's steps, from a few that are made now within about `limit` seconds. `rate`: FLOP a
-    second to expect, from which the batch is chosen."""
+    """{rate, seconds, by, text} of a member's steps, from a few that are made now within about
+    `limit` seconds. `rate`: FLOP a second to expect, from which the batch is chosen."""
     full = facts_of(replace(member, classes=None), resolution, n_classes)["flop"]
     batch = min(member.batch, max(2, int(member.batch * limit * rate / (5 * full))))
     small = replace(member, classes=None, batch=batch)
-    pixels = torch.randint(256, (max(n_classes, 2 * batch), 3, resolution, resolution), dtype=torch.uint8, generator=generator(0, "timing"))
-    images = ImageSet(pixels, torch.arange(len(pixels)) % n_classes, [f"{k:04d}" for k in range(n_classes)], "noise", "train", "noise")
-    t, began, took = TrainState(run_config(small, images), images, device), time.perf_counter(), []
+    pixels = torch.randint(256, (max(n_classes, 2 * batch), 3, resolution, resolution),
+                           dtype=torch.uint8, generator=generator(0, "timing"))
+    images = ImageSet(pixels, torch.arange(len(pixels)) % n_classes,
+                      [f"{k:04d}" for k in range(n_classes)], "noise", "train", "noise")
+    t = TrainState(run_config(small, images), images, device)
+    began = time.perf_counter()
+    took = []
     while len(took) < 2 or len(took) < 50 and time.perf_counter() - began < limit:
         start = time.perf_counter()
         train_steps(t, 1).cpu()
         took.append(time.perf_counter() - start)
     rate = facts_of(small, resolution, n_classes)["flop"] / statistics.median(took[1:])
-    return {"rate": rate, "seconds": full / rate, "by": "timed", "text": f"{len(took) - 1} step(s) of batch {batch} timed now"}
+    return {"rate": rate, "seconds": full / rate, "by": "timed",
+            "text": f"{len(took) - 1} step(s) of batch {batch} timed now"}
 
 # %% ../nbs/14_costs.ipynb #0c992c8a
 SHARE = {"cpu": 0.8, "cuda": 0.36}
 
 
 def matrix_rate(device, seconds=0.5):
-    """FLOP a second of the best of some matrix products on `device`: 2048² float32 on a CPU, 8192² bfloat16 on a GPU."""
+    """FLOP a second of the best of some matrix products on `device`: 2048² float32 on a CPU, 8192²
+    bfloat16 on a GPU."""
     n, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
-    a, b = (torch.randn(n, n, generator=generator(0, name), dtype=torch.float32).to(device, dtype) for name in "ab")
-    best, began, product = math.inf, time.perf_counter(), a @ b
+    a, b = (torch.randn(n, n, generator=generator(0, name), dtype=torch.float32).to(device, dtype)
+            for name in "ab")
+    best = math.inf
+    began = time.perf_counter()
+    product = a @ b
     while time.perf_counter() - began < seconds or best == math.inf:
         start = time.perf_counter()
         torch.mm(a, b, out=product)
-        product[0, 0].item()                                                           # waits for the device
+        # waits for the device
+        product[0, 0].item()
         best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best
 
 # %% ../nbs/14_costs.ipynb #ae18af7e
 class Speed:
-    """Rates on `device` by kind: from logs, else timed when `benchmark`, else estimated. `by_kind` holds the answers given so far."""
+    """Rates on `device` by kind: from logs, else timed when `benchmark`, else estimated. `by_kind`
+    holds the answers given so far."""
 
     def __init__(self, device="auto", benchmark=False):
-        self.device, self.benchmark, self.by_kind = pick_device(device), benchmark, {}
-        self.type, self.logs, self.product = self.device.type, logged(self.device), None
+        self.device = pick_device(device)
+        self.benchmark = benchmark
+        self.by_kind = {}
+        self.type = self.device.type
+        self.logs = logged(self.device)
+        self.product = None
 
     def estimate(self):
         """The rate that a matrix product and SHARE make likely."""
         self.product = self.product or matrix_rate(self.device)
         share = SHARE[self.device.type]
-        text = f"{share:g} of {self.product / 1e9:,.0f} GFLOP/s in matrix products, measured now on {machine(provenance(self.device))}"
+        text = (f"{share:g} of {self.product / 1e9:,.0f} GFLOP/s in matrix products, measured now "
+                f"on {machine(provenance(self.device))}")
         return {"rate": share * self.product, "by": "estimate", "text": text}
 
     def of(self, member, resolution, n_classes):
@@ -198,17 +247,21 @@ class Speed:
         if kind not in self.by_kind:
             found = self.logs.get(kind) or self.estimate()
             if self.benchmark and found["by"] == "estimate":
-                found = timed(member, resolution, min(n_classes, 10), self.device, rate=found["rate"])
+                found = timed(member, resolution, min(n_classes, 10), self.device,
+                              rate=found["rate"])
             self.by_kind[kind] = found
         return self.by_kind[kind]
 
 # %% ../nbs/14_costs.ipynb #956c1a57
 class OtherSpeed:
-    """Rates of a GPU that is described in a profile by its name, its flops in matrix products, and the share that training reaches."""
+    """Rates of a GPU that is described in a profile by its name, its flops in matrix products, and
+    the share that training reaches."""
 
     def __init__(self, machine):
-        self.type, self.rate = "cuda", machine["share"] * machine["flops"]
-        self.text = f"{machine['share']:g} of {machine['flops'] / 1e12:,.0f} TFLOP/s of {machine['name']}; nothing was measured on it"
+        self.type = "cuda"
+        self.rate = machine["share"] * machine["flops"]
+        self.text = (f"{machine['share']:g} of {machine['flops'] / 1e12:,.0f} TFLOP/s of "
+                     f"{machine['name']}; nothing was measured on it")
 
     def of(self, member, resolution, n_classes):
         """{rate, by, text}, the same for every member."""
@@ -216,7 +269,8 @@ class OtherSpeed:
 
 # %% ../nbs/14_costs.ipynb #37db05a3
 def members_in(settings, part):
-    """[(name, GANConfig, key)] of a profile's part; equal keys are equal configs, asked for equally many steps."""
+    """[(name, GANConfig, key)] of a profile's part; equal keys are equal configs, asked for equally
+    many steps."""
     p = part_of(settings, part)
     about = settings["images"] | p["images"]
     K = set_size(about)[0]
@@ -230,48 +284,66 @@ def members_in(settings, part):
 
 # %% ../nbs/14_costs.ipynb #4c3fe4be
 def made_of(settings, part):
-    """{index of a member of the part: its newest step on the disk, at most the part's}; empty when no such training was begun."""
-    steps, root = part_of(settings, part)["steps"], work_root() / "runs"
+    """{index of a member of the part: its newest step on the disk, at most the part's}; empty when
+    no such training was begun."""
+    steps = part_of(settings, part)["steps"]
+    root = work_root() / "runs"
     manifest = root / "ensembles" / f"{settings['label']}-{part}.json"
     listed = read_json(manifest) if manifest.is_file() else {"members": []}
-    return {i: max([s for s in steps_in(root / one["run"]) if s <= steps], default=0) for i, one in enumerate(listed["members"])}
+    return {i: max([s for s in steps_in(root / one["run"]) if s <= steps], default=0)
+            for i, one in enumerate(listed["members"])}
 
 # %% ../nbs/14_costs.ipynb #296132d9
 def member_costs(settings, part, speed, seen):
-    """A dictionary for each member of a part. `seen`: keys of members that earlier parts train; this part's are added."""
+    """A dictionary for each member of a part. `seen`: keys of members that earlier parts train;
+    this part's are added."""
     p = part_of(settings, part)
-    about, made, rows = settings["images"] | p["images"], made_of(settings, part), []
+    about = settings["images"] | p["images"]
+    made = made_of(settings, part)
+    rows = []
     K, images, _ = set_size(about)
     kept = len({*(k for k in p["keep_checkpoints"] if k < p["steps"]), p["steps"]})
     for i, (name, member, key) in enumerate(members_in(settings, part)):
-        R, mine, new = about["resolution"], K if member.classes is None else len(member.classes), key not in seen
-        one, found = facts_of(member, R, K), speed.of(member, R, K)
+        R = about["resolution"]
+        mine = K if member.classes is None else len(member.classes)
+        new = key not in seen
+        one = facts_of(member, R, K)
+        found = speed.of(member, R, K)
         seconds = one["flop"] * p["steps"] / found["rate"]
-        rows.append({"name": name, "new": new, "classes": mine, "pixels": R, "width": member.width, "steps": p["steps"],
-                     "made": made.get(i, 0), "flop": one["flop"], "memory": memory_bytes(one, speed.type), "by": found["by"],
-                     "disk": new * kept * checkpoint_bytes(one, images * mine // K), "seconds": new * seconds,
-                     "left": new * seconds * (1 - made.get(i, 0) / p["steps"])})
+        rows.append({"name": name, "new": new, "classes": mine, "pixels": R, "width": member.width,
+                     "steps": p["steps"], "made": made.get(i, 0), "flop": one["flop"],
+                     "memory": memory_bytes(one, speed.type), "by": found["by"],
+                     "disk": new * kept * checkpoint_bytes(one, images * mine // K), "seconds": new
+                     * seconds, "left": new * seconds * (1 - made.get(i, 0) / p["steps"])})
         seen.add(key)
     return rows
 
 # %% ../nbs/14_costs.ipynb #eac5e765
 def part_cost(settings, part, speed, seen):
-    """The row of one part, with its `members` as from `member_costs`; only part and error when it cannot be planned."""
+    """The row of one part, with its `members` as from `member_costs`; only part and error when it
+    cannot be planned."""
     try:
         rows = member_costs(settings, part, speed, seen)
     except UserError as error:
         return {"part": part, "error": str(error), "members": []}
-    steps, new = rows[0]["steps"], [row for row in rows if row["new"]]
-    return {"part": part, "members": rows, "new": len(new), "done": sum(row["made"] >= steps for row in rows), "steps": steps,
-            **{name: sorted({row[name] for row in rows}) for name in ("classes", "pixels", "width", "by")},
-            "flop_a_step": statistics.mean(row["flop"] for row in rows), "flop": sum(row["flop"] for row in new) * steps,
-            "memory": max(row["memory"] for row in rows), **{name: sum(row[name] for row in rows) for name in ("disk", "seconds", "left")}}
+    steps = rows[0]["steps"]
+    new = [row for row in rows if row["new"]]
+    return {"part": part, "members": rows, "new": len(new),
+            "done": sum(row["made"] >= steps for row in rows), "steps": steps,
+            **{name: sorted({row[name] for row in rows})
+               for name in ("classes", "pixels", "width", "by")},
+            "flop_a_step": statistics.mean(row["flop"] for row in rows),
+            "flop": sum(row["flop"] for row in new) * steps,
+            "memory": max(row["memory"] for row in rows),
+            **{name: sum(row[name] for row in rows) for name in ("disk", "seconds", "left")}}
 
 # %% ../nbs/14_costs.ipynb #205b42dc
 def cut(seconds, limit):
-    """[(first, last)] of consecutive runs, counted from 1, of members that take so many `seconds`: as few as `limit` allows, about equal."""
+    """[(first, last)] of consecutive runs, counted from 1, of members that take so many `seconds`:
+    as few as `limit` allows, about equal."""
     share = sum(seconds) / max(1, math.ceil(sum(seconds) / limit)) + 1e-6
-    runs, filled = [], 0.0
+    runs = []
+    filled = 0.0
     for i, one in enumerate(seconds, 1):
         if not runs or one and filled and filled + one > share:
             runs.append((i, i))
@@ -281,58 +353,76 @@ def cut(seconds, limit):
 
 # %% ../nbs/14_costs.ipynb #a9c65f81
 def pieces(settings, rows, words=""):
-    """[{part, first, last, times, seconds, done, command}] for the rows of `part_cost`; none unless the profile says plan.minutes."""
+    """[{part, first, last, times, seconds, done, command}] for the rows of `part_cost`; none unless
+    the profile says plan.minutes."""
     about = settings.get("plan") or {}
-    minutes, rank, found = about.get("minutes"), {part: i for i, part in enumerate(about.get("order", []))}, []
+    minutes = about.get("minutes")
+    rank = {part: i for i, part in enumerate(about.get("order", []))}
+    found = []
     for row in sorted(rows, key=lambda row: rank.get(row["part"], len(rank))) if minutes else ():
         runs = cut([member["seconds"] for member in row["members"]], 0.8 * 60 * minutes)
         for first, last in runs:
-            members, some = row["members"][first - 1:last], f" --members {first}:{last}" * (len(runs) > 1)
+            members = row["members"][first - 1:last]
+            some = f" --members {first}:{last}" * (len(runs) > 1)
             seconds = sum(member["seconds"] for member in members)
-            found.append({"part": row["part"], "first": first, "last": last, "times": max(1, math.ceil(seconds / (0.8 * 60 * minutes))), "seconds": seconds,
+            found.append({"part": row["part"], "first": first, "last": last, "times": max(
+                1, math.ceil(seconds / (0.8 * 60 * minutes))), "seconds": seconds,
                           "done": all(member["made"] >= member["steps"] for member in members),
-                          "command": f"acgan train --profile {settings['profile']} --part {row['part']}{some} --minutes {minutes:g}{words}"})
+                          "command": f"acgan train --profile {settings['profile']} --part "
+                                     f"{row['part']}{some} --minutes {minutes:g}{words}"})
     return found
 
 # %% ../nbs/14_costs.ipynb #965539db
 def image_sets(settings):
-    """[{name, pixels, classes, images, bytes}] of the image sets that the parts of a profile use, each once."""
+    """[{name, pixels, classes, images, bytes}] of the image sets that the parts of a profile use,
+    each once."""
     found = {}
     for part in parts_in(settings):
         about = settings["images"] | part_of(settings, part)["images"]
         with contextlib.suppress(UserError):
             (K, *counts), R = set_size(about), about["resolution"]
-            found[about["name"], R, K] = {"name": about["name"], "pixels": R, "classes": K, "images": sum(counts), "bytes": sum(counts) * 3 * R * R}
+            found[about["name"], R, K] = {"name": about["name"], "pixels": R, "classes": K,
+                                          "images": sum(counts), "bytes": sum(counts) * 3 * R * R}
     return list(found.values())
 
 # %% ../nbs/14_costs.ipynb #e48a9389
 def plan_costs(settings, device="auto", benchmark=False, words=""):
-    """{parts, speeds, images, total, machine, pieces} of a profile: what it trains and what that costs, here and in pieces."""
-    speed, seen, parts = Speed(device, benchmark), set(), parts_in(settings)
+    """{parts, speeds, images, total, machine, pieces} of a profile: what it trains and what that
+    costs, here and in pieces."""
+    speed = Speed(device, benchmark)
+    seen = set()
+    parts = parts_in(settings)
     rows = [part_cost(settings, part, speed, seen) for part in parts]
-    good, machine = [row for row in rows if "error" not in row], (settings.get("plan") or {}).get("machine")
-    other, seen = OtherSpeed(machine) if machine and speed.type != "cuda" else None, set()
+    good = [row for row in rows if "error" not in row]
+    machine = (settings.get("plan") or {}).get("machine")
+    other = OtherSpeed(machine) if machine and speed.type != "cuda" else None
+    seen = set()
     there = [part_cost(settings, part, other, seen) for part in parts] if other else rows
-    total = {"members": sum(row["new"] for row in good), "done": sum(m["new"] and m["made"] >= m["steps"] for row in good for m in row["members"])}
+    total = {"members": sum(row["new"] for row in good), "done": sum(
+        m["new"] and m["made"] >= m["steps"] for row in good for m in row["members"])}
     total |= {name: sum(row[name] for row in good) for name in ("flop", "disk", "seconds", "left")}
     speeds = [{"kind": list(kind), **found} for kind, found in speed.by_kind.items()]
-    return {"profile": settings["profile"], "label": settings["label"], "parts": rows, "speeds": speeds, "images": image_sets(settings),
-            "total": total, "machine": other.text if other else None, "pieces": pieces(settings, there, words),
-            "undecidable": [list(row) for row in claims.undecidable(settings, max((one["classes"] for one in image_sets(settings)), default=1))]}
+    return {"profile": settings["profile"], "label": settings["label"], "parts": rows,
+            "speeds": speeds, "images": image_sets(settings), "total": total,
+            "machine": other.text if other else None, "pieces": pieces(settings, there, words),
+            "undecidable": [list(row) for row in claims.undecidable(
+                settings, max((one["classes"] for one in image_sets(settings)), default=1))]}
 
 # %% ../nbs/14_costs.ipynb #adfc3410
 def amount(value, unit):
     """1.364e19, 'FLOP' -> '13.6 EFLOP': three digits and a prefix up to E (10^18)."""
     power = min(6, int(math.log10(value) + 1e-9) // 3) if value >= 1 else 0
     number = value / 1000**power
-    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}{unit}"
+    return (f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} "
+            f"{['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}{unit}")
 
 # %% ../nbs/14_costs.ipynb #eea13a71
 def duration(seconds):
     """Seconds as '14 s', '6.2 min', '3.1 h' or '12,345 h'."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+    return (f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+            if seconds < 360_000 else f"{seconds / 3600:,.0f} h")
 
 # %% ../nbs/14_costs.ipynb #8b9dce4e
 def table_of(rows):
@@ -340,41 +430,56 @@ def table_of(rows):
     def span(values):
         return f"{values[0]:,g}" + (f"-{values[-1]:,g}" if len(values) > 1 else "")
     form = "{:<21}{:>8}{:>8}{:>7}{:>7}{:>8}{:>11}{:>11}{:>9}{:>9}{:>9}  {}"
-    lines = [form.format("part", "members", "classes", "pixels", "width", "steps", "GFLOP/step", "in all", "memory", "disk", "time", "by")]
+    lines = [form.format("part", "members", "classes", "pixels", "width", "steps", "GFLOP/step",
+                         "in all", "memory", "disk", "time", "by")]
     for row in rows:
         if "error" in row:
-            lines += textwrap.wrap(f"{row['part']:<13} cannot be planned: {row['error']}", 110, subsequent_indent=14 * " ")
+            lines += textwrap.wrap(f"{row['part']:<13} cannot be planned: {row['error']}", 110,
+                                   subsequent_indent=14 * " ")
             continue
-        more = [amount(row["flop"], "FLOP"), amount(row["memory"], "B"), amount(row["disk"], "B"), duration(row["seconds"]), row["by"][0] if len(row["by"]) == 1 else "mixed"]
+        more = [amount(row["flop"], "FLOP"), amount(row["memory"], "B"), amount(row["disk"], "B"),
+                duration(row["seconds"]), row["by"][0] if len(row["by"]) == 1 else "mixed"]
         more = more if row["new"] else ["-", more[1], "-", "-", "shared"]
-        lines.append(form.format(row["part"], f"{row['done']}/{len(row['members'])}", span(row["classes"]), span(row["pixels"]), span(row["width"]),
+        lines.append(form.format(row["part"], f"{row['done']}/{len(row['members'])}",
+                                 span(row["classes"]), span(row["pixels"]), span(row["width"]),
                                  f"{row['steps']:,}", f"{row['flop_a_step'] / 1e9:,.1f}", *more))
     return lines
 
 # %% ../nbs/14_costs.ipynb #9f8b78d7
 def text_of(costs):
     """What `plan_costs` returned, as lines of text."""
-    total, lines = costs["total"], table_of(costs["parts"])
+    total = costs["total"]
+    lines = table_of(costs["parts"])
     shared = sum(len(row["members"]) for row in costs["parts"]) - total["members"]
-    sets = ", ".join(f"{one['name']} ({one['classes']:,} classes, {one['pixels']} px) {amount(one['bytes'], 'B')}" for one in costs["images"])
-    notes = [f"in all: {total['members']} networks" + (f" ({shared} more are the same as another part's)" if shared else "")
-             + f", {total['done']} of them trained; {amount(total['flop'], 'FLOP')}; checkpoints {amount(total['disk'], 'B')}; "
-             f"{duration(total['seconds'])} on this machine" + f", {duration(total['left'])} of them to come" * (total["left"] < total["seconds"]),
+    sets = ", ".join(f"{one['name']} ({one['classes']:,} classes, {one['pixels']} px) "
+                     f"{amount(one['bytes'], 'B')}" for one in costs["images"])
+    notes = [f"in all: {total['members']} networks" + (f" ({shared} more are the same as another "
+                                                       "part's)" if shared else "")
+             + f", {total['done']} of them trained; {amount(total['flop'], 'FLOP')}; checkpoints "
+               f"{amount(total['disk'], 'B')}; " f"{duration(total['seconds'])} on this machine"
+             + f", {duration(total['left'])} of them to come" * (total["left"] < total["seconds"]),
              f"images: {sets}; memory is that of one member in training, without the images"]
     for by, text in dict.fromkeys((one["by"], one["text"]) for one in costs["speeds"]):
         same = [one for one in costs["speeds"] if one["text"] == text]
-        kinds = ", ".join(f"{one['kind'][1]} px x {one['kind'][2]:g}" + f" ({one['kind'][0]})" * (one["kind"][0] != "odena2017") for one in same)
+        kinds = ", ".join(f"{one['kind'][1]} px x {one['kind'][2]:g}" + f" ({one['kind'][0]})"
+                          * (one["kind"][0] != "odena2017") for one in same)
         notes.append(f"{by}: {kinds} at {amount(same[0]['rate'], 'FLOP/s')}: {text}")
     few = ", ".join(f"{name} ({units} of {power})" for name, units, power in costs["undecidable"])
     notes += [f"too few trainings to decide, whatever they give: {few}"] if few else []
-    lines += ["", *(line for note in notes for line in textwrap.wrap(note, 110, subsequent_indent="  "))]
+    lines += ["", *(line for note in notes
+                    for line in textwrap.wrap(note, 110, subsequent_indent="  "))]
     if costs["pieces"]:
-        head = "train in pieces, the most important first; " + (f"minutes are an estimate: {costs['machine']}" if costs["machine"] else "minutes are for this machine")
+        head = ("train in pieces, the most important first; "
+                + (f"minutes are an estimate: {costs['machine']}" if costs["machine"]
+                   else "minutes are for this machine"))
         lines += ["", *textwrap.wrap(head, 110, subsequent_indent="  ")]
     for i, piece in enumerate(costs["pieces"], 1):
-        times = "done" if piece["done"] else duration(piece["seconds"]) + f", {piece['times']} times" * (piece["times"] > 1)
+        times = ("done" if piece["done"] else duration(piece["seconds"])
+                 + f", {piece['times']} times" * (piece["times"] > 1))
         lines.append(f"{i:>3}  {piece['command']:<86} {times}")
     if costs["pieces"]:
-        lines += [f"     {duration(sum(piece['seconds'] for piece in costs['pieces']))} in all; then the studies, which find what is trained: "
-                  f"acgan reproduce --profile {costs['profile']}", "     (with --only and the name of a stage: one at a time, in the order above)"]
+        lines += [f"     {duration(sum(piece['seconds'] for piece in costs['pieces']))} in all; "
+                  "then the studies, which find what is trained: "
+                  f"acgan reproduce --profile {costs['profile']}",
+                  "     (with --only and the name of a stage: one at a time, in the order above)"]
     return lines

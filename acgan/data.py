@@ -32,8 +32,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import avg_pool2d
 
-from .config import (UserError, atomic_folder, choose, cores, fingerprint, generator, progress, read_json, work_root,
-                          write_json)
+from .config import (UserError, atomic_folder, choose, cores, fingerprint, generator, progress,
+                          read_json, work_root, write_json)
 
 # %% ../nbs/01_data.ipynb #cfa25f85
 def to_float(images):
@@ -47,21 +47,24 @@ def to_uint8(images):
 
 # %% ../nbs/01_data.ipynb #f6dc72f2
 def class_index(classes, k, where="the image set"):
-    """The index of class `k`, a name or an index, in the list `classes`. UserError when there is no such class."""
+    """The index of class `k`, a name or an index, in the list `classes`. UserError when there is no
+    such class."""
     if isinstance(k, str) and k in classes:
         return classes.index(k)
     if isinstance(k, (int, np.integer)) and not isinstance(k, bool) and 0 <= k < len(classes):
         return int(k)
     names = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
-    raise UserError(f"{where} has no class {k!r}: choose one of its {len(classes)} classes {names}, or an index")
+    raise UserError(f"{where} has no class {k!r}: choose one of its {len(classes)} classes "
+                    f"{names}, or an index")
 
 # %% ../nbs/01_data.ipynb #e40cde4f
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images: `images` uint8 [N,3,R,R], in memory or mapped from a file; `labels` int64 [N]; `classes` K names, sorted.
+    """Labelled images: `images` uint8 [N,3,R,R], in memory or mapped from a file; `labels` int64
+    [N]; `classes` K names, sorted.
 
-    `fingerprint` is 12 hex digits of the content. `truth` is None or maps a property to a list of K values.
-    """
+    `fingerprint` is 12 hex digits of the content. `truth` is None or maps a property to a list of K
+    values."""
     images: torch.Tensor
     labels: torch.Tensor
     classes: list
@@ -93,99 +96,133 @@ class ImageSet:
 
 # %% ../nbs/01_data.ipynb #b4c67e93
 def take(images, positions):
-    """The ImageSet of the images at `positions` (list or int64 tensor), in that order; labels and classes keep their meaning."""
+    """The ImageSet of the images at `positions` (list or int64 tensor), in that order; labels and
+    classes keep their meaning."""
     positions = torch.as_tensor(positions, dtype=torch.int64)
     return replace(images, images=images.images[positions], labels=images.labels[positions],
                    fingerprint=fingerprint(images.fingerprint, "take", positions))
 
 # %% ../nbs/01_data.ipynb #4b5d4d40
 def subset(images, classes):
-    """The ImageSet of the images of `classes` (names or indices), which become classes 0, 1, ... in the order given."""
+    """The ImageSet of the images of `classes` (names or indices), which become classes 0, 1, ... in
+    the order given."""
     chosen = [class_index(images.classes, k, images.name) for k in classes]
     if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"a subset of {images.name} needs at least one class, and each once: got {list(classes)}")
+        raise UserError(f"a subset of {images.name} needs at least one class, and each once: got "
+                        f"{list(classes)}")
     relabel = torch.full((images.n_classes,), -1)
     relabel[chosen] = torch.arange(len(chosen))
     keep = (relabel[images.labels] >= 0).nonzero()[:, 0]
-    truth = images.truth and {key: [values[k] for k in chosen] for key, values in images.truth.items()}
-    return replace(images, images=images.images[keep], labels=relabel[images.labels[keep]], truth=truth,
-                   classes=[images.classes[k] for k in chosen], fingerprint=fingerprint(images.fingerprint, "subset", chosen))
+    truth = images.truth and {key: [values[k] for k in chosen]
+                              for key, values in images.truth.items()}
+    return replace(images, images=images.images[keep], labels=relabel[images.labels[keep]],
+                   truth=truth, classes=[images.classes[k] for k in chosen],
+                   fingerprint=fingerprint(images.fingerprint, "subset", chosen))
 
 # %% ../nbs/01_data.ipynb #d423bc06
 def channel_mean_std(images):
-    """(mean [3], std [3]) over all pixels of an ImageSet, on the scale 0..1, float64, from a histogram of each channel."""
+    """(mean [3], std [3]) over all pixels of an ImageSet, on the scale 0..1, float64, from a
+    histogram of each channel."""
     count = torch.zeros(3, 256, dtype=torch.float64)
     for part in images.images.split(4096):
-        count += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.transpose(0, 1)])
-    level, share = torch.arange(256) / 255, count / count.sum(1, keepdim=True)
+        count += torch.stack([torch.bincount(channel.flatten(), minlength=256)
+                              for channel in part.transpose(0, 1)])
+    level = torch.arange(256) / 255
+    share = count / count.sum(1, keepdim=True)
     mean = (share * level).sum(1)
     return mean, ((share * level**2).sum(1) - mean**2).clamp(min=0).sqrt()
 
 # %% ../nbs/01_data.ipynb #df84fba3
 def spread(index, dims):
-    """`dims` numbers in [0, 1) for the whole number `index`: the fractions of (index + 1) * sqrt(prime)."""
-    return [(index + 1) * math.sqrt(prime) % 1 for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43)[:dims]]
+    """`dims` numbers in [0, 1) for the whole number `index`: the fractions of (index + 1) *
+    sqrt(prime)."""
+    return [(index + 1) * math.sqrt(prime) % 1
+            for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43)[:dims]]
 
 # %% ../nbs/01_data.ipynb #fdf497fb
 def oklch(lightness, chroma, hue):
-    """sRGB in 0..1, clipped, of an OKLCH colour (hue in degrees). Numbers or tensors [n] -> float32 [n, 3, 1, 1]."""
-    L, C, h = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in (lightness, chroma, hue)))
-    a, b = C * torch.cos(torch.deg2rad(h)), C * torch.sin(torch.deg2rad(h))
-    lms = torch.stack([L + 0.3963377774 * a + 0.2158037573 * b, L - 0.1055613458 * a - 0.0638541728 * b,
-                       L - 0.0894841775 * a - 1.2914855480 * b], 1) ** 3
-    rgb = torch.stack([lms @ torch.tensor(row) for row in ((4.0767416621, -3.3077115913, 0.2309699292),
-                       (-1.2684380046, 2.6097574011, -0.3413193965), (-0.0041960863, -0.7034186147, 1.7076147010))], 1)
+    """sRGB in 0..1, clipped, of an OKLCH colour (hue in degrees). Numbers or tensors [n] -> float32
+    [n, 3, 1, 1]."""
+    L, C, h = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32).reshape(-1)
+                                        for v in (lightness, chroma, hue)))
+    a = C * torch.cos(torch.deg2rad(h))
+    b = C * torch.sin(torch.deg2rad(h))
+    lms = torch.stack([L + 0.3963377774 * a + 0.2158037573 * b, L - 0.1055613458 * a - 0.0638541728
+                       * b, L - 0.0894841775 * a - 1.2914855480 * b], 1) ** 3
+    rgb = torch.stack([lms @ torch.tensor(row)
+                       for row in ((4.0767416621, -3.3077115913, 0.2309699292),
+                                   (-1.2684380046, 2.6097574011, -0.3413193965),
+                                   (-0.0041960863, -0.7034186147, 1.7076147010))], 1)
     rgb = rgb.clamp(0, 1)
-    return torch.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)[:, :, None, None]
+    return torch.where(rgb <= 0.0031308, 12.92 * rgb,
+                       1.055 * rgb.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)[:, :, None, None]
 
 # %% ../nbs/01_data.ipynb #24a4015a
 SHAPES = {  # name: petals, how pointed, how full, notch at the tip, where the petals separate
-    "daisy": (13, 1.6, 0.50, 0.00, 0.45), "star": (5, 0.9, 1.10, 0.00, 0.25), "cherry": (5, 2.2, 0.50, 0.22, 0.30),
-    "aster": (21, 1.0, 0.80, 0.00, 0.40), "poppy": (4, 2.6, 0.45, 0.00, 0.55), "lotus": (8, 1.2, 0.75, 0.00, 0.30),
-    "clover": (3, 2.4, 0.60, 0.28, 0.30), "dahlia": (16, 2.4, 0.60, 0.00, 0.62), "lily": (6, 1.0, 0.90, 0.00, 0.20),
-    "pinwheel": (7, 1.8, 0.50, 0.12, 0.35)}
-HUES = {"rose": 15, "coral": 35, "amber": 62, "gold": 85, "sky": 215, "blue": 265, "violet": 300, "orchid": 330, "pink": 355}
+    "daisy": (13, 1.6, 0.50, 0.00, 0.45),
+    "star": (5, 0.9, 1.10, 0.00, 0.25),
+    "cherry": (5, 2.2, 0.50, 0.22, 0.30),
+    "aster": (21, 1.0, 0.80, 0.00, 0.40),
+    "poppy": (4, 2.6, 0.45, 0.00, 0.55),
+    "lotus": (8, 1.2, 0.75, 0.00, 0.30),
+    "clover": (3, 2.4, 0.60, 0.28, 0.30),
+    "dahlia": (16, 2.4, 0.60, 0.00, 0.62),
+    "lily": (6, 1.0, 0.90, 0.00, 0.20),
+    "pinwheel": (7, 1.8, 0.50, 0.12, 0.35),
+}
+HUES = {"rose": 15, "coral": 35, "amber": 62, "gold": 85, "sky": 215, "blue": 265, "violet": 300,
+        "orchid": 330, "pink": 355}
 PATTERNS = ("plain", "ringed", "spotted", "banded", "swirled")
 TEXTURES = ("ribbed", "woven", "brushed", "beaded")
 
 # %% ../nbs/01_data.ipynb #0ef28f3f
 def species(k):
-    """What class `k` (0..999) of blossoms looks like: name, coarse identity, diversity, pattern, texture, outline and colours."""
+    """What class `k` (0..999) of blossoms looks like: name, coarse identity, diversity, pattern,
+    texture, outline and colours."""
     block, member = divmod(k, 5)
     coarse = 3 * block + min(member, 2)
     u = spread(coarse, 14)
-    shape, colour = list(SHAPES)[coarse * 7 % 10], list(HUES)[coarse * 4 % 9]
+    shape = list(SHAPES)[coarse * 7 % 10]
+    colour = list(HUES)[coarse * 4 % 9]
     pattern = PATTERNS[(coarse + (member > 2) * (1 + block % 2)) % 5]
     texture = TEXTURES[(coarse + (member > 3) * (1 + 2 * (block % 2))) % 4]
     pale = "pale-" if coarse % 5 == 4 else ""
-    return {"k": k, "name": f"{k:03d}-{texture}-{pattern}-{pale}{colour}-{shape}", "coarse": coarse, "pattern": pattern,
-            "texture": texture, "diversity": (0.5 + 0.6180339887 * coarse) % 1, "shape": SHAPES[shape], "pale": bool(pale),
-            "double": u[0] < 0.5, "hue": HUES[colour] + 10 * u[1] - 5, "tip": 44 * u[2] - 22, "disc": 0.16 + 0.12 * u[3],
-            "disc_hue": 60 + 45 * u[4], "disc_light": 0.36 if u[5] < 0.3 else 0.82, "turn": 2 * math.pi * u[6],
-            "light": 2 * math.pi * u[7], "ground": 110 + 170 * u[8], "bright": u[9], "blobs": u[10:14]}
+    return {"k": k, "name": f"{k:03d}-{texture}-{pattern}-{pale}{colour}-{shape}", "coarse": coarse,
+            "pattern": pattern, "texture": texture, "diversity": (0.5 + 0.6180339887 * coarse) % 1,
+            "shape": SHAPES[shape], "pale": bool(pale), "double": u[0] < 0.5,
+            "hue": HUES[colour] + 10 * u[1] - 5, "tip": 44 * u[2] - 22, "disc": 0.16 + 0.12 * u[3],
+            "disc_hue": 60 + 45 * u[4], "disc_light": 0.36 if u[5] < 0.3 else 0.82,
+            "turn": 2 * math.pi * u[6], "light": 2 * math.pi * u[7], "ground": 110 + 170 * u[8],
+            "bright": u[9], "blobs": u[10:14]}
 
 # %% ../nbs/01_data.ipynb #2b075cfe
 def variation(s, n, seed, split):
-    """How `n` flowers of species `s` differ: float32 [n] each for pose, light and ground, scaled by the diversity of the class."""
+    """How `n` flowers of species `s` differ: float32 [n] each for pose, light and ground, scaled by
+    the diversity of the class."""
     d = 0.03 + 0.97 * s["diversity"]
     u = 2 * torch.rand(n, 18, generator=generator(seed, "blossoms", split, s["k"])) - 1
-    v = {"turn": s["turn"] + math.pi * d * u[:, 0], "scale": 0.93 + 0.13 * d * u[:, 1], "x": 0.17 * d * u[:, 2],
-         "y": 0.17 * d * u[:, 3], "tilt": 1 + 0.35 * d * u[:, 4].abs(), "lean": math.pi * u[:, 5],
-         "light": s["light"] + math.pi * d * u[:, 6], "glow": 1 + 0.22 * d * u[:, 7], "hue": s["ground"] + 180 * d * u[:, 8],
-         "bright": s["bright"] * (1 - d) + d * (u[:, 9] + 1) / 2, "slope": s["turn"] + math.pi * d * u[:, 10]}
+    v = {"turn": s["turn"] + math.pi * d * u[:, 0], "scale": 0.93 + 0.13 * d * u[:, 1],
+         "x": 0.17 * d * u[:, 2], "y": 0.17 * d * u[:, 3], "tilt": 1 + 0.35 * d * u[:, 4].abs(),
+         "lean": math.pi * u[:, 5], "light": s["light"] + math.pi * d * u[:, 6],
+         "glow": 1 + 0.22 * d * u[:, 7], "hue": s["ground"] + 180 * d * u[:, 8],
+         "bright": s["bright"] * (1 - d) + d * (u[:, 9] + 1) / 2,
+         "slope": s["turn"] + math.pi * d * u[:, 10]}
     for i, place in enumerate(s["blobs"]):
         v[f"blob{i}"] = 1.8 * place - 0.9 + d * u[:, 11 + i]
     return v
 
 # %% ../nbs/01_data.ipynb #dedb8102
 def band_limit(frequency, pixel):
-    """How much is drawn of a wave of `frequency` cycles per unit: 1 up to 0.4 cycles a pixel, 0 from 0.5; `pixel` in units."""
+    """How much is drawn of a wave of `frequency` cycles per unit: 1 up to 0.4 cycles a pixel, 0
+    from 0.5; `pixel` in units."""
     return ((0.5 - frequency * pixel) * 10).clamp(0, 1)
 
 # %% ../nbs/01_data.ipynb #f92b7bb8
 def wave(kind, x, y, r, theta, frequency, pixel):
-    """A zero-mean wave in about [-1, 1] of `frequency` cycles per unit at the points (x, y) = (r, theta) [n,h,w]; 0 for 'plain'."""
-    w, local = 2 * math.pi * frequency, torch.tensor(float(frequency))
+    """A zero-mean wave in about [-1, 1] of `frequency` cycles per unit at the points (x, y) = (r,
+    theta) [n,h,w]; 0 for 'plain'."""
+    w = 2 * math.pi * frequency
+    local = torch.tensor(float(frequency))
     if kind == "plain":
         return torch.zeros_like(x)
     if kind in ("ringed", "ribbed"):
@@ -197,15 +234,18 @@ def wave(kind, x, y, r, theta, frequency, pixel):
     elif kind == "woven":
         value = torch.cos(0.7071 * w * x) * torch.cos(0.7071 * w * y) * 1.4
     elif kind in ("spotted", "beaded"):
-        value = (torch.cos(w * x) + torch.cos(w * (x / 2 + 0.866 * y)) + torch.cos(w * (x / 2 - 0.866 * y))) / 1.8
+        value = (torch.cos(w * x) + torch.cos(w * (x / 2 + 0.866 * y)) + torch.cos(
+            w * (x / 2 - 0.866 * y))) / 1.8
     else:
         value = torch.cos(0.8 * w * r + 5 * theta)
-        local = torch.hypot(0.8 * local, 0.8 / r.clamp(min=0.02))  # five arms: 5 / (2 pi r) cycles per unit around the centre
+        # five arms: 5 / (2 pi r) cycles per unit around the centre
+        local = torch.hypot(0.8 * local, 0.8 / r.clamp(min=0.02))
     return value * band_limit(local, pixel)
 
 # %% ../nbs/01_data.ipynb #372556fe
 def outline(shape, theta, shift=0.0):
-    """(radius of the flower [n,h,w], 1 at the tips; place across the petal in [-1, 1]) at the angles `theta`; `shift` in petals."""
+    """(radius of the flower [n,h,w], 1 at the tips; place across the petal in [-1, 1]) at the
+    angles `theta`; `shift` in petals."""
     petals, pointed, full, notch, base = shape
     place = theta * (petals / (2 * math.pi)) + shift
     across = 2 * (place - place.round())
@@ -217,41 +257,56 @@ def outline(shape, theta, shift=0.0):
 
 # %% ../nbs/01_data.ipynb #8761856f
 def paint(canvas, colour, cover):
-    """Mix `colour` (broadcast to [n,3,h,w]) into `canvas` [n,3,h,w], in place, by `cover` [n,h,w] in 0..1."""
+    """Mix `colour` (broadcast to [n,3,h,w]) into `canvas` [n,3,h,w], in place, by `cover` [n,h,w]
+    in 0..1."""
     return canvas.add_((colour - canvas).mul_(cover[:, None]))
 
 # %% ../nbs/01_data.ipynb #6ee82c5b
 def ground(v, u, w):
     """The background [n,3,h,w] for variations `v` at the points u [1,1,w], w [1,h,1]."""
-    first, second, third = (oklch(low + gain * v["bright"], chroma, v["hue"] + hue) for low, gain, chroma, hue in
-                            ((0.28, 0.42, 0.05, 0), (0.46, 0.40, 0.07, 50), (0.60, 0.32, 0.08, -45)))
+    first, second, third = (oklch(low + gain * v["bright"], chroma, v["hue"] + hue)
+                            for low, gain, chroma, hue in ((0.28, 0.42, 0.05, 0),
+                                                           (0.46, 0.40, 0.07, 50),
+                                                           (0.60, 0.32, 0.08, -45)))
     slope = v["slope"][:, None, None]
-    canvas = first + (second - first) * (0.5 + 0.42 * (u * torch.cos(slope) + w * torch.sin(slope)))[:, None]
+    canvas = first + (second - first) * (0.5 + 0.42
+                                         * (u * torch.cos(slope) + w * torch.sin(slope)))[:, None]
     x, y, far_x, far_y = (v[f"blob{i}"][:, None, None] for i in range(4))
-    lights = torch.exp(-5 * ((u - x) ** 2 + (w - y) ** 2)) + torch.exp(-9 * ((u - far_x) ** 2 + (w - far_y) ** 2))
+    lights = torch.exp(-5 * ((u - x) ** 2 + (w - y) ** 2)) + torch.exp(
+        -9 * ((u - far_x) ** 2 + (w - far_y) ** 2))
     return paint(canvas, third, (0.75 * lights).clamp(max=0.85))
 
 # %% ../nbs/01_data.ipynb #71b14668
 def frame(v, u, w):
-    """(x, y, r, theta), each [n,h,w]: the image's points in the frame of the flowers with variations `v`."""
-    turn, scale, x0, y0, tilt, lean = (v[key][:, None, None] for key in ("turn", "scale", "x", "y", "tilt", "lean"))
-    x, y = (u - x0) / scale, (w - y0) / scale
-    along, across = x * torch.cos(lean) + y * torch.sin(lean), (y * torch.cos(lean) - x * torch.sin(lean)) * tilt
-    cos, sin = torch.cos(lean - turn), torch.sin(lean - turn)
-    x, y = along * cos - across * sin, along * sin + across * cos
+    """(x, y, r, theta), each [n,h,w]: the image's points in the frame of the flowers with
+    variations `v`."""
+    turn, scale, x0, y0, tilt, lean = (v[key][:, None, None]
+                                       for key in ("turn", "scale", "x", "y", "tilt", "lean"))
+    x = (u - x0) / scale
+    y = (w - y0) / scale
+    along = x * torch.cos(lean) + y * torch.sin(lean)
+    across = (y * torch.cos(lean) - x * torch.sin(lean)) * tilt
+    cos = torch.cos(lean - turn)
+    sin = torch.sin(lean - turn)
+    x = along * cos - across * sin
+    y = along * sin + across * cos
     return x, y, torch.hypot(x, y), torch.atan2(y, x)
 
 # %% ../nbs/01_data.ipynb #a1d72069
 def petals(canvas, s, v, place, pixel, size, shift):
-    """Paint a ring of petals of radius `size` on `canvas` [n,3,h,w]; `pixel` [n,1,1] is a pixel's width in the flower's frame."""
+    """Paint a ring of petals of radius `size` on `canvas` [n,3,h,w]; `pixel` [n,1,1] is a pixel's
+    width in the flower's frame."""
     x, y, r, theta = place
     edge, across = outline(s["shape"], theta, shift)
-    edge, light = edge * size, (v["light"] - v["turn"])[:, None, None]
+    edge = edge * size
+    light = (v["light"] - v["turn"])[:, None, None]
     side = (x * torch.sin(light) - y * torch.cos(light)) / r.clamp(min=0.05)
     shade = 1.02 - 0.32 * across**2 + 0.20 * across * side + 0.10 * (shift > 0)
     shade = shade + 0.15 * wave(s["texture"], x, y, r, theta, 9.0, pixel)
-    level, chroma, hue = (0.90, 0.045, s["hue"]) if s["pale"] else (0.70, 0.150, s["hue"] + 8 * (shift > 0))
-    heart, rim = oklch(level - 0.20, chroma + 0.03, hue - s["tip"]), oklch(level + 0.06, chroma, hue + s["tip"])
+    level, chroma, hue = (0.90, 0.045, s["hue"]) if s["pale"] else (0.70, 0.150,
+                                                                    s["hue"] + 8 * (shift > 0))
+    heart = oklch(level - 0.20, chroma + 0.03, hue - s["tip"])
+    rim = oklch(level + 0.06, chroma, hue + s["tip"])
     swing = oklch(level - 0.30, chroma + 0.07, hue) - oklch(level + 0.08, chroma, hue)
     colour = heart + (rim - heart) * ((r / edge).clamp(max=1) ** 0.8)[:, None]
     if s["pattern"] != "plain":
@@ -263,10 +318,15 @@ def draw(s, v, resolution):
     """Flowers of species `s` with variations `v` (n of each): float32 [n,3,R,R] in 0..1."""
     over = max(2 if resolution < 192 else 1, round(96 / resolution))
     at = (torch.arange(resolution * over) + 0.5) * (2 / (resolution * over)) - 1
-    u, w = at[None, None, :], at[None, :, None]
-    place, pixel = frame(v, u, w), (2 / resolution / v["scale"])[:, None, None]
-    r, canvas, light = place[2], ground(v, u, w), v["light"][:, None, None]
-    far = torch.hypot(u - (v["x"][:, None, None] - 0.1 * torch.cos(light)), w - (v["y"][:, None, None] - 0.1 * torch.sin(light)))
+    u = at[None, None, :]
+    w = at[None, :, None]
+    place = frame(v, u, w)
+    pixel = (2 / resolution / v["scale"])[:, None, None]
+    r = place[2]
+    canvas = ground(v, u, w)
+    light = v["light"][:, None, None]
+    far = torch.hypot(u - (v["x"][:, None, None] - 0.1 * torch.cos(light)),
+                      w - (v["y"][:, None, None] - 0.1 * torch.sin(light)))
     canvas *= (1 - 0.4 * torch.sigmoid((0.70 * v["scale"][:, None, None] - far) * 11))[:, None]
     petals(canvas, s, v, place, pixel, 0.88, 0.0)
     if s["double"]:
@@ -274,15 +334,18 @@ def draw(s, v, resolution):
         petals(canvas, s, v, place, pixel, 0.58, 0.5)
     canvas *= (1 - 0.3 * torch.sigmoid((s["disc"] + 0.04 - r) * 30))[:, None]
     dome = 1 - 0.45 * (r / s["disc"]) ** 2 + 0.14 * wave("beaded", *place, 9.5, pixel)
-    paint(canvas, oklch(s["disc_light"], 0.13, s["disc_hue"]) * dome[:, None], ((s["disc"] - r) / pixel + 0.5).clamp(0, 1))
+    paint(canvas, oklch(s["disc_light"], 0.13, s["disc_hue"]) * dome[:, None],
+          ((s["disc"] - r) / pixel + 0.5).clamp(0, 1))
     canvas = canvas.mul_(v["glow"][:, None, None, None]).clamp_(0, 1)
     return avg_pool2d(canvas, over) if over > 1 else canvas
 
 # %% ../nbs/01_data.ipynb #0f232df4
 def in_order(work, items, desc, block=512):
-    """Yield work(item) for each of the list `items`, in order, by a thread for each core, one torch thread in each."""
+    """Yield work(item) for each of the list `items`, in order, by a thread for each core, one torch
+    thread in each."""
     threads = torch.get_num_threads()
-    pool, bar = ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)), progress(desc=desc, total=len(items))
+    pool = ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))
+    bar = progress(desc=desc, total=len(items))
     try:
         with pool, bar:
             for i in range(0, len(items), block):
@@ -295,7 +358,8 @@ def in_order(work, items, desc, block=512):
 # %% ../nbs/01_data.ipynb #4b7c64bf
 def whole(value, low, high, what):
     """`value` when it is a whole number in low..high, else a UserError that names `what`."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and low <= value <= high:
+    if isinstance(value, (int,
+                          np.integer)) and not isinstance(value, bool) and low <= value <= high:
         return int(value)
     raise UserError(f"{what} must be a whole number from {low} to {high}, got {value!r}")
 
@@ -308,34 +372,42 @@ def draw_block(job, resolution, seed, split):
 
 # %% ../nbs/01_data.ipynb #aebfaf72
 def needed_pixels(kinds):
-    """For each species of the list `kinds`, the pixels that tell it from all the others: 8, 16 or 64."""
+    """For each species of the list `kinds`, the pixels that tell it from all the others: 8, 16 or
+    64."""
     def same(s, t, *keys):
         return s["k"] != t["k"] and all(s[key] == t[key] for key in keys)
-    return [64 if any(same(s, t, "coarse", "pattern") for t in kinds) else 16 if any(same(s, t, "coarse") for t in kinds) else 8
-            for s in kinds]
+    return [64 if any(same(s, t, "coarse", "pattern") for t in kinds) else 16
+            if any(same(s, t, "coarse") for t in kinds) else 8 for s in kinds]
 
 # %% ../nbs/01_data.ipynb #fe916281
 def blossoms(n_classes=10, per_class=100, resolution=32, seed=0, split="train"):
-    """The built-in ImageSet: `per_class` flowers of each of 2..1000 species at 8..256 pixels, ordered by class.
+    """The built-in ImageSet: `per_class` flowers of each of 2..1000 species at 8..256 pixels,
+    ordered by class.
 
-    `truth` has for each class "diversity" (0..1), "needs_pixels" (8, 16 or 64), "coarse", "pattern" and "texture".
-    """
-    K, R = whole(n_classes, 2, 1000, "blossoms: n_classes"), whole(resolution, 8, 256, "blossoms: resolution")
+    `truth` has for each class "diversity" (0..1), "needs_pixels" (8, 16 or 64), "coarse", "pattern"
+    and "texture"."""
+    K = whole(n_classes, 2, 1000, "blossoms: n_classes")
+    R = whole(resolution, 8, 256, "blossoms: resolution")
     n = whole(per_class, 1, 10**7, "blossoms: per_class")
     kinds = [species(k) for k in range(K)]
-    stamp = fingerprint("blossoms, drawing 1", K, n, R, seed, choose(split, ("train", "test"), "split"))
+    stamp = fingerprint("blossoms, drawing 1", K, n, R, seed,
+                        choose(split, ("train", "test"), "split"))
     block = max(1, 2**17 // max(96, 2 * R) ** 2)
     jobs = [(s, i, min(i + block, n)) for s in kinds for i in range(0, n, block)]
-    parts = partial(in_order, partial(draw_block, resolution=R, seed=seed, split=split), jobs, "drawing blossoms")
+    parts = partial(in_order, partial(draw_block, resolution=R, seed=seed, split=split), jobs,
+                    "drawing blossoms")
     large = K * n * R * R > 2**21
-    images = cached(stamp, (K * n, 3, R, R), parts, {"name": "blossoms", "split": split}) if large else torch.cat(list(parts()))
+    images = cached(stamp, (K * n, 3, R, R), parts,
+                    {"name": "blossoms", "split": split}) if large else torch.cat(list(parts()))
     truth = {key: [s[key] for s in kinds] for key in ("diversity", "coarse", "pattern", "texture")}
     truth["needs_pixels"] = needed_pixels(kinds)
-    return ImageSet(images, torch.arange(K).repeat_interleave(n), [s["name"] for s in kinds], "blossoms", split, stamp, truth)
+    return ImageSet(images, torch.arange(K).repeat_interleave(n), [s["name"] for s in kinds],
+                    "blossoms", split, stamp, truth)
 
 # %% ../nbs/01_data.ipynb #1f8f9428
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+                 "truck"]
 
 # %% ../nbs/01_data.ipynb #bfc74c40
 Archive = namedtuple("Archive", "address md5 folder pixels", defaults=(math.inf,))
@@ -343,7 +415,8 @@ Archive = namedtuple("Archive", "address md5 folder pixels", defaults=(math.inf,
 # %% ../nbs/01_data.ipynb #72e167fd
 @dataclass(frozen=True)
 class DataSet:
-    """An entry of the registry. `size`: classes, training images, test images; `batches`: read by torchvision where no folders are."""
+    """An entry of the registry. `size`: classes, training images, test images; `batches`: read by
+    torchvision where no folders are."""
     test_folders: tuple = ("val", "validation", "test")
     archives: tuple = ()
     folders: tuple = ()
@@ -354,74 +427,90 @@ class DataSet:
     holds_out: bool = False
 
 # %% ../nbs/01_data.ipynb #3c7e2ba9
-DATA_SETS = {
-    "blossoms": DataSet(),
-    "cifar10": DataSet(test_folders=("test", "val", "validation"), size=(10, 50_000, 10_000), classes=tuple(CIFAR_CLASSES), batches=True),
-    "imagenette": DataSet(archives=(
-        Archive("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz", "e793b78cc4c9e9a4ccc0c1155377a412", "imagenette2-160", 160),
-        Archive("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3", "imagenette2-320")),
-        folders=("imagenette2",), size=(10, 9_469, 3_925)),
-    "tiny-imagenet": DataSet(archives=(
-        Archive("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", "tiny-imagenet-200"),),
-        size=(200, 100_000, 10_000)),
-    "imagenet": DataSet(size=(1000, 1_281_167, 50_000), needs_root=True),
-    "folder": DataSet(test_folders=("test", "val", "validation"), needs_root=True, holds_out=True)}
+DATA_SETS = {"blossoms": DataSet(), "cifar10": DataSet(
+    test_folders=("test", "val", "validation"), size=(10, 50_000, 10_000),
+    classes=tuple(CIFAR_CLASSES), batches=True), "imagenette": DataSet(
+        archives=(Archive("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",
+                          "e793b78cc4c9e9a4ccc0c1155377a412", "imagenette2-160", 160),
+                  Archive("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
+                          "3df6f0d01a2c9592104656642f5e78a3", "imagenette2-320")),
+        folders=("imagenette2",), size=(10, 9_469, 3_925)), "tiny-imagenet": DataSet(
+            archives=(Archive("http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+                              "90528d7ca1a48142e341f4ef8d21d0de", "tiny-imagenet-200"),),
+            size=(200, 100_000, 10_000)),
+             "imagenet": DataSet(size=(1000, 1_281_167, 50_000), needs_root=True),
+             "folder": DataSet(test_folders=("test", "val", "validation"), needs_root=True,
+                               holds_out=True)}
 
 # %% ../nbs/01_data.ipynb #86dc4e6b
 def entries(folder):
-    """The entries of `folder` sorted by name, without hidden ones. UserError when it cannot be read."""
+    """The entries of `folder` sorted by name, without hidden ones. UserError when it cannot be
+    read."""
     try:
         with os.scandir(folder) as found:
-            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((entry for entry in found if not entry.name.startswith(".")),
+                          key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
 
 # %% ../nbs/01_data.ipynb #81a54184
 def class_images(folder):
-    """The paths of the images in class folder `folder`, or in images/ below it, sorted. UserError when there are fewer than two."""
+    """The paths of the images in class folder `folder`, or in images/ below it, sorted. UserError
+    when there are fewer than two."""
     inside = entries(folder)
     found = [entry.path for entry in inside if entry.name.lower().endswith(SUFFIXES)]
     if not found and any(entry.name == "images" and entry.is_dir() for entry in inside):
-        found = [entry.path for entry in entries(Path(folder, "images")) if entry.name.lower().endswith(SUFFIXES)]
+        found = [entry.path for entry in entries(Path(folder, "images"))
+                 if entry.name.lower().endswith(SUFFIXES)]
     if len(found) < 2:
         count = "one image" if found else f"no images ({' '.join(SUFFIXES)})"
-        raise UserError(f"class folder {folder} holds {count}: a class needs at least two, since diversity is measured on pairs")
+        raise UserError(f"class folder {folder} holds {count}: a class needs at least two, since "
+                        "diversity is measured on pairs")
     return found
 
 # %% ../nbs/01_data.ipynb #0b006a8f
 def class_folders(folder, n_classes=None):
-    """{class name: image paths} of folder/<class>/ for all classes or the first `n_classes`. UserError when there are none."""
+    """{class name: image paths} of folder/<class>/ for all classes or the first `n_classes`.
+    UserError when there are none."""
     found = [entry for entry in entries(folder) if entry.is_dir()]
     if not found:
-        raise UserError(f"{folder} holds no class folders: put the images at {Path(folder, '<class>', '<name>.png')}")
-    keep = len(found) if n_classes is None else whole(n_classes, 1, len(found), f"n_classes of {folder}")
+        raise UserError(f"{folder} holds no class folders: put the images at "
+                        f"{Path(folder, '<class>', '<name>.png')}")
+    keep = len(found) if n_classes is None else whole(n_classes, 1, len(found),
+                                                      f"n_classes of {folder}")
     return {entry.name: class_images(entry.path) for entry in found[:keep]}
 
 # %% ../nbs/01_data.ipynb #0dc07cc8
 def annotated_images(folder, n_classes=None):
-    """{class name: image paths} of a Tiny-ImageNet validation folder: images/ and val_annotations.txt (file, class, box)."""
+    """{class name: image paths} of a Tiny-ImageNet validation folder: images/ and
+    val_annotations.txt (file, class, box)."""
     groups = {}
     for line in Path(folder, "val_annotations.txt").read_text().splitlines():
         name, kind = line.split("\t")[:2]
         groups.setdefault(kind, []).append(str(Path(folder, "images", name)))
-    keep = len(groups) if n_classes is None else whole(n_classes, 1, len(groups), f"n_classes of {folder}")
+    keep = len(groups) if n_classes is None else whole(n_classes, 1, len(groups),
+                                                       f"n_classes of {folder}")
     return {kind: sorted(groups[kind]) for kind in sorted(groups)[:keep]}
 
 # %% ../nbs/01_data.ipynb #ff37c044
 def hold_out(groups, split, share, where):
-    """The 'train' or 'test' part of {class: paths}: `share` of each class, at least one image, chosen by name's hash, is 'test'."""
+    """The 'train' or 'test' part of {class: paths}: `share` of each class, at least one image,
+    chosen by name's hash, is 'test'."""
     kept = {}
     for name, paths in groups.items():
         if len(paths) < 3:
-            raise UserError(f"class {name} of {where} has {len(paths)} images: it needs three, since one is held out as test split")
-        rank = sorted(paths, key=lambda path: hashlib.sha256(f"{name}/{Path(path).name}".encode()).digest())
+            raise UserError(f"class {name} of {where} has {len(paths)} images: it needs three, "
+                            "since one is held out as test split")
+        rank = sorted(
+            paths, key=lambda path: hashlib.sha256(f"{name}/{Path(path).name}".encode()).digest())
         test = set(rank[:max(1, round(share * len(paths)))])
         kept[name] = [path for path in paths if (path in test) == (split == "test")]
     return kept
 
 # %% ../nbs/01_data.ipynb #b5c67650
 def split_images(root, name, split, n_classes=None, share=0.1):
-    """{class: paths} of a split below `root`; a set named 'folder' that has no test split is cut by `hold_out` if `share` > 0."""
+    """{class: paths} of a split below `root`; a set named 'folder' that has no test split is cut by
+    `hold_out` if `share` > 0."""
     train = root / "train" if (root / "train").is_dir() else root
     order = DATA_SETS[name].test_folders
     test = next((root / part for part in order if (root / part).is_dir() and train != root), None)
@@ -430,17 +519,21 @@ def split_images(root, name, split, n_classes=None, share=0.1):
     if split == "train":
         return class_folders(train, n_classes)
     if test is None:
-        raise UserError(f"{root} has no test split: it needs {root / order[0]} or {root / order[1]} with a folder for each class")
-    groups = (annotated_images if (test / "val_annotations.txt").is_file() else class_folders)(test, n_classes)
+        raise UserError(f"{root} has no test split: it needs {root / order[0]} or "
+                        f"{root / order[1]} with a folder for each class")
+    groups = (annotated_images if (test / "val_annotations.txt").is_file()
+              else class_folders)(test, n_classes)
     names = [entry.name for entry in entries(train) if entry.is_dir()][:n_classes]
     if list(groups) != names:
         odd = min(set(groups) ^ set(names))
-        raise UserError(f"{test} and {train} hold different classes: {odd!r} is in one of them only")
+        raise UserError(f"{test} and {train} hold different classes: {odd!r} is in one of them "
+                        "only")
     return groups
 
 # %% ../nbs/01_data.ipynb #2cab9d58
 def to_rgb(image):
-    """A still Pillow image of any mode -> mode RGB: transparency on white, 16-bit grey by 1/257, EXIF orientation applied."""
+    """A still Pillow image of any mode -> mode RGB: transparency on white, 16-bit grey by 1/257,
+    EXIF orientation applied."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -452,9 +545,11 @@ def to_rgb(image):
 
 # %% ../nbs/01_data.ipynb #0b62379f
 def fit(image, resolution):
-    """A Pillow image in RGB -> uint8 [3,R,R]: shorter side resized to R by antialiased bicubic interpolation, centre kept."""
+    """A Pillow image in RGB -> uint8 [3,R,R]: shorter side resized to R by antialiased bicubic
+    interpolation, centre kept."""
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
     if image.size != (resolution, resolution):
         box = (left, top, left + side, top + side)
         image = image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
@@ -462,16 +557,21 @@ def fit(image, resolution):
 
 # %% ../nbs/01_data.ipynb #f4cebae1
 def decode(path, resolution):
-    """The image file at `path` -> uint8 [3,R,R]. UserError names a file that is missing, corrupt, truncated or animated."""
+    """The image file at `path` -> uint8 [3,R,R]. UserError names a file that is missing, corrupt,
+    truncated or animated."""
     try:
         with Image.open(path) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
-                raise UserError(f"{path} is animated, with {image.n_frames} frames: save the one you mean as a still image")
+                raise UserError(f"{path} is animated, with {image.n_frames} frames: save the one "
+                                "you mean as a still image")
             return fit(to_rgb(image), resolution)
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that Pillow can read: remove it, or save it again as PNG") from None
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot decode {path}: {' '.join(str(error).split())}; remove it, or save it again as PNG") from None
+        raise UserError(f"{path} is not an image that Pillow can read: remove it, or save it again "
+                        "as PNG") from None
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError,
+            Image.DecompressionBombError) as error:
+        raise UserError(f"cannot decode {path}: {' '.join(str(error).split())}; remove it, or save "
+                        "it again as PNG") from None
 
 # %% ../nbs/01_data.ipynb #dd621336
 def file_hash(path):
@@ -484,7 +584,8 @@ def file_hash(path):
 # %% ../nbs/01_data.ipynb #a1bc21bb
 @contextmanager
 def turn(path):
-    """Wait for this process's turn at the lock file `path`, and hold it. UserError when it cannot be made."""
+    """Wait for this process's turn at the lock file `path`, and hold it. UserError when it cannot
+    be made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -496,8 +597,10 @@ def turn(path):
 
 # %% ../nbs/01_data.ipynb #a958a18d
 def content_hash(groups):
-    """32 hex digits for {class: paths}: class names, file names and bytes, not where they lie. Noted in the work folder."""
-    files = [(f"{kind}/{os.path.basename(path)}", path) for kind, paths in groups.items() for path in paths]
+    """32 hex digits for {class: paths}: class names, file names and bytes, not where they lie.
+    Noted in the work folder."""
+    files = [(f"{kind}/{os.path.basename(path)}", path) for kind, paths in groups.items()
+             for path in paths]
     stats = [os.stat(path) for _, path in files]
     key = [(*file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats)]
     quick = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
@@ -505,20 +608,23 @@ def content_hash(groups):
     with turn(note.parent / ".lock"):
         if not note.is_file():
             total = hashlib.sha256()
-            for (name, _), digest in zip(files, in_order(file_hash, [path for _, path in files], "reading")):
+            for (name, _), digest in zip(files, in_order(file_hash, [path for _, path in files],
+                                                         "reading")):
                 total.update(f"{name} {digest}\n".encode())
             write_json(note, {"content": total.hexdigest()[:32], "files": len(files)})
         return read_json(note)["content"]
 
 # %% ../nbs/01_data.ipynb #1371514b
 def cached(stamp, shape, parts, meta):
-    """uint8 `shape` by memory map from cache/<stamp>/; filled from the arrays that parts() yields when it is not there yet."""
+    """uint8 `shape` by memory map from cache/<stamp>/; filled from the arrays that parts() yields
+    when it is not there yet."""
     folder = work_root() / "cache" / stamp
     with turn(folder.with_suffix(".lock")):
         if not (folder / "images.npy").is_file():
             with atomic_folder(folder) as scratch:
                 with open(scratch / "images.npy", "wb") as file:
-                    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
+                    np.lib.format.write_array_header_1_0(
+                        file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
                     file.writelines(np.ascontiguousarray(part) for part in parts())
                 write_json(scratch / "meta.json", meta | {"shape": shape})
     try:
@@ -535,14 +641,17 @@ def from_groups(groups, name, split, resolution, per_class=None):
     files = [path for paths in groups.values() for path in paths]
     stamp = fingerprint("centred square, bicubic", content_hash(groups), resolution, split)
     parts = partial(in_order, partial(decode, resolution=resolution), files, "decoding")
-    images = cached(stamp, (len(files), 3, resolution, resolution), parts, {"name": name, "split": split, "classes": list(groups)})
-    labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(paths) for paths in groups.values()]))
+    images = cached(stamp, (len(files), 3, resolution, resolution), parts,
+                    {"name": name, "split": split, "classes": list(groups)})
+    labels = torch.arange(len(groups)).repeat_interleave(
+        torch.tensor([len(paths) for paths in groups.values()]))
     return ImageSet(images, labels, list(groups), name, split, stamp)
 
 # %% ../nbs/01_data.ipynb #4bdc1e7b
 @contextmanager
 def fetching(what, root):
-    """Downloads inside wait at most 30 s for an answer; a failure is a UserError that says where to put `what` by hand."""
+    """Downloads inside wait at most 30 s for an answer; a failure is a UserError that says where to
+    put `what` by hand."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
@@ -550,13 +659,15 @@ def fetching(what, root):
         yield
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot get {what} into {root}: {reason}; put it there by hand, or give a root with train/") from None
+        raise UserError(f"cannot get {what} into {root}: {reason}; put it there by hand, or give a "
+                        "root with train/") from None
     finally:
         socket.setdefaulttimeout(before)
 
 # %% ../nbs/01_data.ipynb #9db30860
 def cifar_batches(root, split, resolution, n_classes=None, per_class=None, download=True):
-    """CIFAR-10 as an ImageSet from root/cifar-10-batches-py, which torchvision checks by MD5 and downloads when it may."""
+    """CIFAR-10 as an ImageSet from root/cifar-10-batches-py, which torchvision checks by MD5 and
+    downloads when it may."""
     from torchvision.datasets import CIFAR10
     K = 10 if n_classes is None else whole(n_classes, 1, 10, "n_classes of cifar10")
     most = 5000 if split == "train" else 1000
@@ -570,14 +681,19 @@ def cifar_batches(root, split, resolution, n_classes=None, per_class=None, downl
         labels = np.array(batches.targets)
         for i in np.concatenate([np.flatnonzero(labels == k)[:n] for k in range(K)]):
             yield fit(Image.fromarray(batches.data[i]), resolution)
-    images = cached(stamp, (K * n, 3, resolution, resolution), parts, {"name": "cifar10", "split": split})
-    return ImageSet(images, torch.arange(K).repeat_interleave(n), CIFAR_CLASSES[:K], "cifar10", split, stamp)
+    images = cached(stamp, (K * n, 3, resolution, resolution), parts,
+                    {"name": "cifar10", "split": split})
+    return ImageSet(images, torch.arange(K).repeat_interleave(n), CIFAR_CLASSES[:K], "cifar10",
+                    split, stamp)
 
 # %% ../nbs/01_data.ipynb #4c21c3a4
 def fetch(archive, root):
-    """The folder of an `Archive` below `root`: downloaded, checked by MD5, unpacked whole or not at all."""
+    """The folder of an `Archive` below `root`: downloaded, checked by MD5, unpacked whole or not at
+    all."""
     from torchvision.datasets.utils import download_url, extract_archive
-    url, md5, inside = archive.address, archive.md5, archive.folder
+    url = archive.address
+    md5 = archive.md5
+    inside = archive.folder
     with fetching(inside, root), turn(Path(root, f".{inside}.lock")):
         if not Path(root, inside).is_dir():
             download_url(url, str(root), md5=md5)
@@ -591,81 +707,101 @@ def fetch(archive, root):
 
 # %% ../nbs/01_data.ipynb #3035c498
 def find_root(root, name):
-    """The first of root and its subfolders named for the set `name` that has train/ in it, or None."""
+    """The first of root and its subfolders named for the set `name` that has train/ in it, or
+    None."""
     entry = DATA_SETS[name]
-    places = (root, root / name, *(root / part for part in (*(one.folder for one in entry.archives), *entry.folders)))
+    places = (root, root / name,
+              *(root / part for part in (*(one.folder for one in entry.archives), *entry.folders)))
     return next((place for place in places if (place / "train").is_dir()), None)
 
 # %% ../nbs/01_data.ipynb #8d3d39c7
 def locate(name, root, resolution, download):
-    """The folder with the splits of set `name`, or None for CIFAR-10 in batches. UserError when there is none to be had."""
+    """The folder with the splits of set `name`, or None for CIFAR-10 in batches. UserError when
+    there is none to be had."""
     entry = DATA_SETS[name]
     place = root if name == "folder" else find_root(root, name)
     if place is None and entry.archives and download:
         return fetch(next(one for one in entry.archives if resolution <= one.pixels), root)
     if place is None and not entry.batches:
-        raise UserError(f"{root} has no train/ folder: give the root that holds train/<class>/ images of {name}")
-    if place is not None and entry.classes and not {one.name for one in entries(place / "train")} <= set(entry.classes):
-        raise UserError(f"{place} holds other classes than those of {name}: give the folder itself as the data set")
+        raise UserError(f"{root} has no train/ folder: give the root that holds train/<class>/ "
+                        f"images of {name}")
+    if (place is not None and entry.classes
+        and not {one.name for one in entries(place / "train")} <= set(entry.classes)):
+        raise UserError(f"{place} holds other classes than those of {name}: give the folder itself "
+                        "as the data set")
     return place
 
 # %% ../nbs/01_data.ipynb #69633cf2
 def check_name(name):
-    """`name` when it is in DATA_SETS or the path of a folder, else a UserError that lists the sets."""
+    """`name` when it is in DATA_SETS or the path of a folder, else a UserError that lists the
+    sets."""
     if name in DATA_SETS or os.sep in str(name) or Path(name).is_dir():
         return name
-    raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATA_SETS)}, or give the path of a folder")
+    raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATA_SETS)}, or give the "
+                    "path of a folder")
 
 # %% ../nbs/01_data.ipynb #38580584
-def load(name, split="train", resolution=32, root=None, n_classes=None, per_class=None, seed=0, download=True, holdout=0.1):
-    """The ImageSet `name`, one of DATA_SETS or the path of a folder, for split 'train' or 'test' at R = `resolution` pixels.
+def load(name, split="train", resolution=32, root=None, n_classes=None, per_class=None, seed=0,
+         download=True, holdout=0.1):
+    """The ImageSet `name`, one of DATA_SETS or the path of a folder, for split 'train' or 'test' at
+    R = `resolution` pixels.
 
-    root: where the images are (default: a folder of that name in the work folder). n_classes: the first so many by name.
-    per_class: the first so many of each class. seed: which flowers, for 'blossoms'. holdout: the share of each class that is the
-    test split of a plain folder that has none; 0 refuses instead. UserError names whatever is wrong.
-    """
+    root: where the images are (default: a folder of that name in the work folder). n_classes: the
+    first so many by name. per_class: the first so many of each class. seed: which flowers, for
+    'blossoms'. holdout: the share of each class that is the test split of a plain folder that has
+    none; 0 refuses instead. UserError names whatever is wrong."""
     choose(split, ("train", "test"), "split")
     if name == "blossoms":
-        return blossoms(10 if n_classes is None else n_classes, 100 if per_class is None else per_class, resolution, seed, split)
+        return blossoms(10 if n_classes is None else n_classes,
+                        100 if per_class is None else per_class, resolution, seed, split)
     whole(resolution, 1, 4096, "resolution")
     check_name(name)
     name, root = (name, root) if name in DATA_SETS else ("folder", name)
     if root is None and DATA_SETS[name].needs_root:
-        raise UserError(f"data set {name!r} needs a root, the folder that holds train/<class>/ images")
+        raise UserError(f"data set {name!r} needs a root, the folder that holds train/<class>/ "
+                        "images")
     root = Path(root).expanduser().resolve() if root is not None else work_root() / name
     place = locate(name, root, resolution, download)
     if place is None:
         above = root.parent if root.name == "cifar-10-batches-py" else root
         return cifar_batches(above, split, resolution, n_classes, per_class, download)
     groups = split_images(place, name, split, n_classes, holdout)
-    return from_groups(groups, place.name if name == "folder" else name, split, resolution, per_class)
+    return from_groups(groups, place.name if name == "folder" else name, split, resolution,
+                       per_class)
 
 # %% ../nbs/01_data.ipynb #3f2d3ee7
 def class_splits(classes, size, how="contiguous", seed=0, features=None):
-    """Groups of `size` classes (the last may be smaller), as a list of tuples of indices into `classes`.
+    """Groups of `size` classes (the last may be smaller), as a list of tuples of indices into
+    `classes`.
 
-    how: 'contiguous' by sorted name, 'random' by `seed`, 'similar' or 'dissimilar' by `features` [K,F], or a list of groups.
-    """
+    how: 'contiguous' by sorted name, 'random' by `seed`, 'similar' or 'dissimilar' by `features`
+    [K,F], or a list of groups."""
     if not isinstance(how, str):
         return [tuple(class_index(classes, k) for k in group) for group in how]
     choose(how, ("contiguous", "random", "similar", "dissimilar"), "class split")
-    size, order = whole(size, 1, len(classes), "classes per group"), sorted(range(len(classes)), key=lambda k: classes[k])
+    size = whole(size, 1, len(classes), "classes per group")
+    order = sorted(range(len(classes)), key=lambda k: classes[k])
     if how == "random":
-        order = [order[i] for i in torch.randperm(len(order), generator=generator(seed, "class splits")).tolist()]
+        order = [order[i] for i in torch.randperm(len(order), generator=generator(
+            seed, "class splits")).tolist()]
     if how in ("similar", "dissimilar"):
         if features is None or len(features) != len(classes):
-            raise UserError(f"a split by {how} classes needs features, one row for each of the {len(classes)} classes")
-        return group_by_features(torch.as_tensor(features, dtype=torch.float64), size, how == "similar")
+            raise UserError(f"a split by {how} classes needs features, one row for each of the "
+                            f"{len(classes)} classes")
+        return group_by_features(torch.as_tensor(features, dtype=torch.float64), size,
+                                 how == "similar")
     return [tuple(order[i:i + size]) for i in range(0, len(order), size)]
 
 # %% ../nbs/01_data.ipynb #932055f5
 def group_by_features(features, size, similar=True):
-    """Groups of `size` rows of `features` [K,F] (float) that lie near one another, or, with similar=False, far apart."""
+    """Groups of `size` rows of `features` [K,F] (float) that lie near one another, or, with
+    similar=False, far apart."""
     if not similar:
         count = -(-len(features) // size)
         cards = [k for group in group_by_features(features, count) for k in group]
         return [tuple(cards[i::count]) for i in range(count)]
-    left, groups = list(range(len(features))), []
+    left = list(range(len(features)))
+    groups = []
     while left:
         centre = features[left].mean(0)
         group = [max(left, key=lambda k: float((features[k] - centre).norm()))]
@@ -679,11 +815,13 @@ def group_by_features(features, size, similar=True):
 
 # %% ../nbs/01_data.ipynb #c3faf464
 def check_splits(splits, classes):
-    """`splits` when each of `classes` is in exactly one group, else a UserError that names the first class that is not."""
+    """`splits` when each of `classes` is in exactly one group, else a UserError that names the
+    first class that is not."""
     flat = [k for group in splits for k in group]
     for k, name in enumerate(classes):
         if flat.count(k) != 1:
-            raise UserError(f"class {name!r} is in {flat.count(k) or 'no'} groups of the class split: it belongs in exactly one")
+            raise UserError(f"class {name!r} is in {flat.count(k) or 'no'} groups of the class "
+                            "split: it belongs in exactly one")
     return splits
 
 # %% ../nbs/01_data.ipynb #70aab2cb
@@ -693,16 +831,21 @@ def save_splits(path, splits, classes):
 
 # %% ../nbs/01_data.ipynb #d232ed3b
 def load_splits(path, classes, complete=False):
-    """Groups in `path`: tuples of indices into `classes`. UserError for a class unknown or, if `complete`, missed or repeated."""
+    """Groups in `path`: tuples of indices into `classes`. UserError for a class unknown or, if
+    `complete`, missed or repeated."""
     text = read_json(path)
-    if not isinstance(text, dict) or not all(isinstance(group, list) and group for group in text.get("members") or [None]):
-        raise UserError(f'{path} is not a class split: it should hold {{"members": [[class name, ...], ...]}}')
-    splits = [tuple(class_index(classes, name, f"{path}: the image set") for name in group) for group in text["members"]]
+    if not isinstance(text, dict) or not all(isinstance(group, list) and group
+                                             for group in text.get("members") or [None]):
+        raise UserError(f'{path} is not a class split: it should hold {{"members": [[class name, '
+                        f'...], ...]}}')
+    splits = [tuple(class_index(classes, name, f"{path}: the image set") for name in group)
+              for group in text["members"]]
     return check_splits(splits, classes) if complete else splits
 
 # %% ../nbs/01_data.ipynb #a57e4877
 def hide_labels(labels, share, seed=0):
-    """Labels int64 [N] with all but a share in 0..1 of each class set to -1; at least one a class stays unless the share is 0."""
+    """Labels int64 [N] with all but a share in 0..1 of each class set to -1; at least one a class
+    stays unless the share is 0."""
     hidden = labels.clone()
     for k in labels.unique().tolist():
         mine = (labels == k).nonzero()[:, 0]
@@ -712,28 +855,37 @@ def hide_labels(labels, share, seed=0):
 
 # %% ../nbs/01_data.ipynb #f53356c2
 class Batches:
-    """Endless batches of an ImageSet: next() -> (x float [B,3,R,R] in [-1,1], c int64 [B]), c relative to `classes`.
+    """Endless batches of an ImageSet: next() -> (x float [B,3,R,R] in [-1,1], c int64 [B]), c
+    relative to `classes`.
 
-    `labelled`: the share of images that keep their label, see `hide_labels`; the others come with -1, or with
-    `unlabelled=False` not at all. `stream` names the random order. `images` may already lie on `device`, so that members share
-    one copy. state_dict() holds tensors only; after load_state_dict() the batches go on with the same images in the same order.
-    UserError when no image is left.
-    """
+    `labelled`: the share of images that keep their label, see `hide_labels`; the others come with
+    -1, or with `unlabelled=False` not at all. `stream` names the random order. `images` may already
+    lie on `device`, so that members share one copy. state_dict() holds tensors only; after
+    load_state_dict() the batches go on with the same images in the same order. UserError when no
+    image is left."""
 
-    def __init__(self, images, classes=None, batch=100, seed=0, device="cpu", labelled=1.0, unlabelled=True, stream="batches"):
-        chosen = [class_index(images.classes, k, images.name) for k in (range(images.n_classes) if classes is None else classes)]
+    def __init__(self, images, classes=None, batch=100, seed=0, device="cpu", labelled=1.0,
+                 unlabelled=True, stream="batches"):
+        chosen = [class_index(images.classes, k, images.name)
+                  for k in (range(images.n_classes) if classes is None else classes)]
         relabel = torch.full((images.n_classes,), -1)
         relabel[chosen] = torch.arange(len(chosen))
         relative = relabel[images.labels.cpu()]
-        self.where = (relative >= 0).nonzero()[:, 0].to(device)  # N' positions of the member's images
-        self.labels, self.pixels = relative.to(device)[self.where], images.images.to(device)
+        # N' positions of the member's images
+        self.where = (relative >= 0).nonzero()[:, 0].to(device)
+        self.labels = relative.to(device)[self.where]
+        self.pixels = images.images.to(device)
         self.labels = self.labels if labelled == 1 else hide_labels(self.labels, labelled, seed)
         if not unlabelled:
-            self.where, self.labels = self.where[self.labels >= 0], self.labels[self.labels >= 0]
+            self.where = self.where[self.labels >= 0]
+            self.labels = self.labels[self.labels >= 0]
         if not len(self.where):
-            raise UserError(f"no image is left to train on: labelled={labelled} keeps no label of {images.name}")
-        self.batch, self.generator = whole(batch, 1, 10**6, "batch"), generator(seed, stream, device=device)
-        self.order, self.position = self.shuffled(), 0
+            raise UserError(f"no image is left to train on: labelled={labelled} keeps no label of "
+                            f"{images.name}")
+        self.batch = whole(batch, 1, 10**6, "batch")
+        self.generator = generator(seed, stream, device=device)
+        self.order = self.shuffled()
+        self.position = 0
 
     def shuffled(self):
         """A new random order of the member's images, int64 [N']."""
@@ -742,7 +894,8 @@ class Batches:
     def next(self):
         """The next batch. Nothing in it waits for the device."""
         while len(self.order) - self.position < self.batch:
-            self.order, self.position = torch.cat([self.order[self.position:], self.shuffled()]), 0
+            self.order = torch.cat([self.order[self.position:], self.shuffled()])
+            self.position = 0
         now = self.order[self.position:self.position + self.batch]
         self.position += self.batch
         return to_float(self.pixels[self.where[now]]), self.labels[now]
@@ -755,7 +908,8 @@ class Batches:
 
 # %% ../nbs/01_data.ipynb #f69201c5
 def batches_state(batches):
-    """The state of a `Batches` as CPU tensors: "order" int64, "position" int64 [], "generator" uint8."""
+    """The state of a `Batches` as CPU tensors: "order" int64, "position" int64 [], "generator"
+    uint8."""
     return {"order": batches.order.cpu().clone(), "position": torch.tensor(batches.position),
             "generator": batches.generator.get_state()}
 
@@ -763,6 +917,8 @@ def batches_state(batches):
 def restore_batches(batches, state):
     """Put a `batches_state` back. UserError when it belongs to a set of another size."""
     if int(state["order"].max()) >= len(batches.where):
-        raise UserError(f"this data position belongs to a larger image set: here are {len(batches.where)} images")
-    batches.order, batches.position = state["order"].to(batches.where.device), int(state["position"])
+        raise UserError("this data position belongs to a larger image set: here are "
+                        f"{len(batches.where)} images")
+    batches.order, batches.position = (state["order"].to(batches.where.device),
+                                       int(state["position"]))
     batches.generator.set_state(state["generator"].cpu())

@@ -23,19 +23,23 @@ from .training import generate
 
 # %% ../nbs/10a_diagnostics.ipynb #b37f3bd5
 def settled(D):
-    """A copy of D without dropout and noise, which normalises by the statistics of the batch. D is left alone."""
+    """A copy of D without dropout and noise, which normalises by the statistics of the batch. D is
+    left alone."""
     return sample_by_batch(copy.deepcopy(D).eval())
 
 # %% ../nbs/10a_diagnostics.ipynb #245a2f96
 def source_measures(s_real, s_fake):
-    """{"source_accuracy", "source_auc"} of source logits of real [N] and fake [M] images. AUC: P(s_real > s_fake) + P(equal)/2."""
+    """{"source_accuracy", "source_auc"} of source logits of real [N] and fake [M] images. AUC:
+    P(s_real > s_fake) + P(equal)/2."""
     right = ((s_real > 0).double().mean() + (s_fake < 0).double().mean()) / 2
     wins = stats.mannwhitneyu(s_real.cpu().numpy(), s_fake.cpu().numpy()).statistic
-    return {"source_accuracy": right.item(), "source_auc": float(wins) / (len(s_real) * len(s_fake))}
+    return {"source_accuracy": right.item(),
+            "source_auc": float(wins) / (len(s_real) * len(s_fake))}
 
 # %% ../nbs/10a_diagnostics.ipynb #41ca0d32
 def nyquist_share(images):
-    """Mean share of the spectral power (without the mean) at the Nyquist frequency of images uint8 [N,3,R,R], R even."""
+    """Mean share of the spectral power (without the mean) at the Nyquist frequency of images uint8
+    [N,3,R,R], R even."""
     grey = images.double().mean(1)                                                    # N,R,R
     power = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs() ** 2
     half = power.shape[-1] // 2
@@ -44,80 +48,114 @@ def nyquist_share(images):
 
 # %% ../nbs/10a_diagnostics.ipynb #2643cf8b
 def warnings_of(found, real, K):
-    """Sentences, one for each bad state, from a probe's numbers `found` and those of `real` images, for K classes."""
-    say, auc = [], found.get("source_auc")
+    """Sentences, one for each bad state, from a probe's numbers `found` and those of `real` images,
+    for K classes."""
+    say = []
+    auc = found.get("source_auc")
     if auc is not None and not 0.55 < auc < 0.99:
-        what = "tells every fake" if auc > 0.5 else "is blind" if auc > 0.45 else "takes fakes for real"
+        what = ("tells every fake" if auc > 0.5 else "is blind" if auc > 0.45
+                else "takes fakes for real")
         say.append(f"D {what}: AUC {auc:.3f} without dropout and noise")
-    d, judge, most = found.get("class_fake_d"), found.get("class_fake_judge"), real.get("class_judge")
+    d = found.get("class_fake_d")
+    judge = found.get("class_fake_judge")
+    most = real.get("class_judge")
     if None not in (d, judge, most) and d > 0.8 and judge - 1 / K < 0.5 * (most - 1 / K):
-        say.append(f"private code: D names the class of {100 * d:.0f} % of the fakes, an independent classifier of "
-                   f"{100 * judge:.0f} % (of real images {100 * most:.0f} %)")
-    usual = max(real["nyquist"], 1e-4)                                                # drawings may have none at all
+        say.append(f"private code: D names the class of {100 * d:.0f} % of the fakes, an "
+                   "independent classifier of " f"{100 * judge:.0f} % (of real images "
+                                                f"{100 * most:.0f} %)")
+    # drawings may have none at all
+    usual = max(real["nyquist"], 1e-4)
     if found["nyquist"] > 10 * usual:
-        say.append(f"checkerboard: {found['nyquist'] / usual:.0f} times the Nyquist power of real images")
+        say.append(f"checkerboard: {found['nyquist'] / usual:.0f} times the Nyquist power of real "
+                   "images")
     alike = collapsed(found["ms_ssim"], real["ms_ssim"])
     if alike:
-        say.append(f"little variety in {len(alike)} of {len(found['ms_ssim'])} classes: {', '.join(map(str, alike[:3]))}")
+        say.append(f"little variety in {len(alike)} of {len(found['ms_ssim'])} classes: "
+                   f"{', '.join(map(str, alike[:3]))}")
     return say
 
 # %% ../nbs/10a_diagnostics.ipynb #1c51bf74
 def image_measures(images, labels, classes, pairs=100, seed=0):
-    """{"ms_ssim": {class: mean MS-SSIM inside it}, "nyquist"} of images uint8 [N,3,R,R] with labels int64 [N] into `classes`."""
+    """{"ms_ssim": {class: mean MS-SSIM inside it}, "nyquist"} of images uint8 [N,3,R,R] with labels
+    int64 [N] into `classes`."""
     scores = mean_ms_ssim(images, labels, pairs=pairs, seed=seed)
-    return {"ms_ssim": {classes[k]: round(mean, 6) for k, (mean, _) in scores.items()}, "nyquist": round(nyquist_share(images), 6)}
+    return {"ms_ssim": {classes[k]: round(mean, 6) for k, (mean, _) in scores.items()},
+            "nyquist": round(nyquist_share(images), 6)}
 
 # %% ../nbs/10a_diagnostics.ipynb #d0024126
 def network_measures(t, fakes, labels, seed=0):
-    """`source_measures` of the D of TrainState `t` without dropout and noise, and "class_fake_d": the share of `fakes` uint8
-    [N,3,R,R] whose `labels` [N] D names (not for an objective that gives G no class)."""
-    rows = torch.randint(len(t.batches.where), (len(fakes),), generator=generator(seed, "probe, real")).to(t.device)
-    real, D = t.batches.pixels[t.batches.where[rows]], settled(t.D)
+    """`source_measures` of the D of TrainState `t` without dropout and noise, and "class_fake_d":
+    the share of `fakes` uint8 [N,3,R,R] whose `labels` [N] D names (not for an objective that gives
+    G no class)."""
+    rows = torch.randint(len(t.batches.where), (len(fakes),),
+                         generator=generator(seed, "probe, real")).to(t.device)
+    real = t.batches.pixels[t.batches.where[rows]]
+    D = settled(t.D)
     with torch.no_grad():
-        parts = [[D(to_float(x.to(t.device))) for x in shown.split(t.gan.batch) if len(x) > 1] for shown in (real, fakes)]
+        parts = [[D(to_float(x.to(t.device))) for x in shown.split(t.gan.batch) if len(x) > 1]
+                 for shown in (real, fakes)]
     (s_real, _), (s_fake, l_fake) = ([torch.cat(values) for values in zip(*part)] for part in parts)
     found = source_measures(s_real, s_fake)
     if t.objective.conditional:
-        found["class_fake_d"] = (l_fake.argmax(1).cpu() == labels[:len(l_fake)]).double().mean().item()
+        found["class_fake_d"] = (l_fake.argmax(1).cpu() == labels[
+            :len(l_fake)]).double().mean().item()
     return {name: round(value, 6) for name, value in found.items()}
 
 # %% ../nbs/10a_diagnostics.ipynb #d1e2229b
 class TrainingProbe:
-    """A probe for `training.train` on the ImageSet `images`, with held-out `test` images (an ImageSet, or a function that loads
-    it): probe(t) -> {"ms_ssim": {class: mean over `pairs` pairs of `per_class` samples}, "nyquist", "source_accuracy",
-    "source_auc", "class_fake_d", "class_fake_judge", "warnings"}, and "real" at the first look. `judge`: settings of
-    `classifiers.train_resnet20`; None leaves the independent classifier out. `n`: images that D and the judge are shown."""
+    """A probe for `training.train` on the ImageSet `images`, with held-out `test` images (an
+    ImageSet, or a function that loads it): probe(t) -> {"ms_ssim": {class: mean over `pairs` pairs
+    of `per_class` samples}, "nyquist", "source_accuracy", "source_auc", "class_fake_d",
+    "class_fake_judge", "warnings"}, and "real" at the first look. `judge`: settings of
+    `classifiers.train_resnet20`; None leaves the independent classifier out. `n`: images that D and
+    the judge are shown."""
 
-    def __init__(self, images, test=None, per_class=40, pairs=100, seed=0, judge=None, n=200, device="cpu"):
-        self.images, self.test, self.judge, self.device = images, test, judge, device
-        self.per_class, self.pairs, self.seed, self.n = per_class, pairs, seed, n
-        self.network, self.real = None, {}
+    def __init__(self, images, test=None, per_class=40, pairs=100, seed=0, judge=None, n=200,
+                 device="cpu"):
+        self.images = images
+        self.test = test
+        self.judge = judge
+        self.device = device
+        self.per_class = per_class
+        self.pairs = pairs
+        self.seed = seed
+        self.n = n
+        self.network = None
+        self.real = {}
 
     def reference(self, classes):
-        """What real images of `classes` give: {"ms_ssim", "nyquist", "class_judge"}; the judge is trained at the first call."""
+        """What real images of `classes` give: {"ms_ssim", "nyquist", "class_judge"}; the judge is
+        trained at the first call."""
         if self.judge is not None and self.network is None:
             test = self.test() if callable(self.test) else self.test
             self.network = train_resnet20(self.images, test, device=self.device, **self.judge)
         if classes not in self.real:
-            rows = [self.images.of_class(k)[:self.per_class] for k in map(self.images.classes.index, classes)]
+            rows = [self.images.of_class(k)[:self.per_class]
+                    for k in map(self.images.classes.index, classes)]
             labels = torch.cat([torch.full((len(one),), k) for k, one in enumerate(rows)])
-            self.real[classes] = image_measures(self.images.images[torch.cat(rows)], labels, classes, self.pairs, self.seed)
+            self.real[classes] = image_measures(self.images.images[torch.cat(rows)], labels,
+                                                classes, self.pairs, self.seed)
             if self.network is not None:
-                self.real[classes]["class_judge"] = self.network.accuracy.get("test", self.network.accuracy.get("train"))
+                self.real[classes]["class_judge"] = self.network.accuracy.get(
+                    "test", self.network.accuracy.get("train"))
         return self.real[classes]
 
     def __call__(self, t):
         if not t.objective.g:
             return {}
-        classes, first = t.config.classes, t.config.classes not in self.real
-        labels, real = torch.arange(len(classes)).repeat_interleave(self.per_class), self.reference(classes)
+        classes = t.config.classes
+        first = t.config.classes not in self.real
+        labels = torch.arange(len(classes)).repeat_interleave(self.per_class)
+        real = self.reference(classes)
         fakes = generate((t.G if t.ema is None else t.ema).eval(), labels, seed=self.seed)
         t.G.train()
         some = torch.randperm(len(fakes), generator=generator(self.seed, "probe"))[:self.n]
-        found = image_measures(fakes, labels, classes, self.pairs, self.seed) | network_measures(t, fakes[some], labels[some], self.seed)
+        found = image_measures(fakes, labels, classes, self.pairs, self.seed) | network_measures(
+            t, fakes[some], labels[some], self.seed)
         if self.network is not None and t.objective.conditional:
             own = torch.tensor([self.images.classes.index(name) for name in classes])[labels[some]]
-            found["class_fake_judge"] = (self.network.predict(fakes[some])[0].argmax(1).cpu() == own).double().mean().item()
+            found["class_fake_judge"] = (self.network.predict(
+                fakes[some])[0].argmax(1).cpu() == own).double().mean().item()
         warnings = warnings_of(found, real, len(classes))
         return found | ({"real": real} if first else {}) | {"warnings": warnings}
 
@@ -126,6 +164,8 @@ JUDGE = {"epochs": 4, "width": 0.5, "batch": 64}
 
 
 def part_probe(settings, images, part="model", device="auto"):
-    """The `TrainingProbe` of a profile's `part`, trained on `images`; `judge: null` in the part's `probe` leaves the judge out."""
+    """The `TrainingProbe` of a profile's `part`, trained on `images`; `judge: null` in the part's
+    `probe` leaves the judge out."""
     given = {"judge": JUDGE} | part_of(settings, part)["probe"]
-    return TrainingProbe(images, lambda: part_images(settings, part, "test"), device=device, **given)
+    return TrainingProbe(images, lambda: part_images(settings, part, "test"), device=device,
+                         **given)

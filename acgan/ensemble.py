@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from scipy import stats
 
-from .config import UserError, choose, derive_seed, fingerprint, pick_device, read_json, work_root, write_json
+from .config import (UserError, choose, derive_seed, fingerprint, pick_device, read_json,
+                          work_root, write_json)
 from .data import ImageSet, class_index, class_splits, load
 from .training import GANConfig, run_config
 from .checkpoints import check_schedule, open_run, steps_in
@@ -26,24 +27,32 @@ from .training import generate
 
 # %% ../nbs/06_ensemble.ipynb #ed5fef61
 def members_of(splits, base=None):
-    """A GANConfig for each tuple of class indices in `splits`, otherwise like `base`, each with a seed of its own."""
+    """A GANConfig for each tuple of class indices in `splits`, otherwise like `base`, each with a
+    seed of its own."""
     base = base or GANConfig()
-    return [replace(base, classes=tuple(split), seed=derive_seed(base.seed, "member", i) % 2**31) for i, split in enumerate(splits)]
+    return [replace(base, classes=tuple(split), seed=derive_seed(base.seed, "member", i) % 2**31)
+            for i, split in enumerate(splits)]
 
 # %% ../nbs/06_ensemble.ipynb #ec3f18d4
 def grid(base=None, **axes):
-    """Members for every combination of the values in `axes`, in the order of itertools.product, otherwise like `base`."""
-    base, names = base or GANConfig(), [f.name for f in fields(GANConfig)]
+    """Members for every combination of the values in `axes`, in the order of itertools.product,
+    otherwise like `base`."""
+    base = base or GANConfig()
+    names = [f.name for f in fields(GANConfig)]
     for axis in axes:
         choose(axis, names, "setting of a member")
-    return [replace(base, **dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    return [replace(base, **dict(zip(axes, values, strict=True)))
+            for values in product(*axes.values())]
 
 # %% ../nbs/06_ensemble.ipynb #d4cf2e8b
 class Ensemble:
-    """Trained runs as one sampler over `classes` (names; default: all that the runs know). A class's first run owns it."""
+    """Trained runs as one sampler over `classes` (names; default: all that the runs know). A
+    class's first run owns it."""
 
     def __init__(self, runs, classes=None, device="auto"):
-        self.runs, self.device, self.names = list(runs), pick_device(device), [run.id for run in runs]
+        self.runs = list(runs)
+        self.device = pick_device(device)
+        self.names = [run.id for run in runs]
         known = list(dict.fromkeys(name for run in self.runs for name in run.classes))
         self.classes = list(classes) if classes is not None else sorted(known)
         self.missing = [name for name in self.classes if name not in known]
@@ -56,15 +65,18 @@ class Ensemble:
         return self.runs[0].config.resolution
 
     def owner(self, c):
-        """(run, label inside that run) for class c, a name or an index into `classes`. UserError when it has no trained member."""
+        """(run, label inside that run) for class c, a name or an index into `classes`. UserError
+        when it has no trained member."""
         name = self.classes[class_index(self.classes, c, "this ensemble")]
         for run in self.runs:
             if name in run.classes:
                 return run, run.classes.index(name)
-        raise UserError(f"class {name!r} has no trained member yet: {len(self.missing)} of {len(self.classes)} classes are missing")
+        raise UserError(f"class {name!r} has no trained member yet: {len(self.missing)} of "
+                        f"{len(self.classes)} classes are missing")
 
     def owners(self):
-        """The id of each class's run, None for a missing class: classes that share a run are one cluster."""
+        """The id of each class's run, None for a missing class: classes that share a run are one
+        cluster."""
         return [None if name in self.missing else self.owner(name)[0].id for name in self.classes]
 
     def networks(self, run):
@@ -76,104 +88,133 @@ class Ensemble:
         return self._networks[run.id]
 
     def sample(self, c, n, seed=0):
-        """n samples of class c (name or index) as uint8 [n,3,R,R]; equal seeds give equal images, whatever else is sampled."""
+        """n samples of class c (name or index) as uint8 [n,3,R,R]; equal seeds give equal images,
+        whatever else is sampled."""
         run, label = self.owner(c)
-        return generate(self.networks(run)[0], torch.full((n,), label), derive_seed(seed, "samples", run.classes[label]))
+        return generate(self.networks(run)[0], torch.full((n,), label),
+                        derive_seed(seed, "samples", run.classes[label]))
 
     def sample_set(self, per_class, seed=0):
-        """`per_class` samples of every class that has a member, as an ImageSet over all `classes` (missing ones have no images)."""
+        """`per_class` samples of every class that has a member, as an ImageSet over all `classes`
+        (missing ones have no images)."""
         there = [i for i, name in enumerate(self.classes) if name not in self.missing]
         images = torch.cat([self.sample(i, per_class, seed) for i in there])
-        stamp = fingerprint([(run.id, run.step) for run in self.runs], self.classes, per_class, seed)
-        return ImageSet(images, torch.tensor(there).repeat_interleave(per_class), self.classes, "samples", "generated", stamp)
+        stamp = fingerprint([(run.id, run.step) for run in self.runs], self.classes, per_class,
+                            seed)
+        return ImageSet(images, torch.tensor(there).repeat_interleave(per_class), self.classes,
+                        "samples", "generated", stamp)
 
 # %% ../nbs/06_ensemble.ipynb #b01d4214
 def train_ensemble(name, members, images, steps, out=None, device="auto", only=None, **how):
     """Train `members` on the ImageSet `images` and return their Ensemble over all its classes.
 
-    Writes the manifest out/'ensembles'/name.json first (default out: work_root()/'runs'). `only`: positions of the members to train
-    now; the manifest lists all of them, the Ensemble holds these. `how`: further arguments of `train`."""
-    check_schedule(steps, **{key: how[key] for key in ("log_every", "checkpoint_every") if key in how})
-    device, listed = pick_device(device), [run_config(m, images) for m in members]
+    Writes the manifest out/'ensembles'/name.json first (default out: work_root()/'runs'). `only`:
+    positions of the members to train now; the manifest lists all of them, the Ensemble holds these.
+    `how`: further arguments of `train`."""
+    check_schedule(steps,
+                   **{key: how[key] for key in ("log_every", "checkpoint_every") if key in how})
+    device = pick_device(device)
+    listed = [run_config(m, images) for m in members]
     root = Path(out) if out else work_root() / "runs"
     write_json(root / "ensembles" / f"{name}.json",
-               {"classes": images.classes, "steps": steps, "members": [{"run": q.id, "classes": list(q.classes)} for q in listed]})
+               {"classes": images.classes, "steps": steps,
+                "members": [{"run": q.id, "classes": list(q.classes)} for q in listed]})
     chosen = members if only is None else [members[i] for i in only]
-    return Ensemble(train(chosen, images, steps, out=root, device=device, **how), images.classes, device)
+    return Ensemble(train(chosen, images, steps, out=root, device=device, **how), images.classes,
+                    device)
 
 # %% ../nbs/06_ensemble.ipynb #f07d6ff4
 def open_ensemble(name, out=None, device="auto", partial=False):
-    """The Ensemble of manifest out/'ensembles'/name.json with the members that are complete (or, with `partial`, begun)."""
+    """The Ensemble of manifest out/'ensembles'/name.json with the members that are complete (or,
+    with `partial`, begun)."""
     root = Path(out) if out else work_root() / "runs"
     manifest = read_json(root / "ensembles" / f"{name}.json")
     runs = []
     for member in manifest["members"]:
-        steps = [s for s in steps_in(root / member["run"]) if s == manifest["steps"] or partial and s < manifest["steps"]]
+        steps = [s for s in steps_in(root / member["run"])
+                 if s == manifest["steps"] or partial and s < manifest["steps"]]
         if steps:
             runs.append(open_run(root / member["run"], steps[-1]))
     if not runs:
-        raise UserError(f"ensemble {name!r} has no trained member yet: all {len(manifest['members'])} are missing")
+        raise UserError(f"ensemble {name!r} has no trained member yet: all "
+                        f"{len(manifest['members'])} are missing")
     return Ensemble(runs, manifest["classes"], device)
 
 # %% ../nbs/06_ensemble.ipynb #9b04e127
-PART = {"steps": 100, "gan": {}, "images": {}, "classes_per_member": None, "split_strategy": "contiguous", "class_counts": None, "axes": {}, "variants": {},
-        "n_seeds": 1, "keep_checkpoints": (), "log_every": 50, "checkpoint_every": 500, "probe_every": None,
-        "probe": {}}
+PART = {"steps": 100, "gan": {}, "images": {}, "classes_per_member": None,
+        "split_strategy": "contiguous", "class_counts": None, "axes": {}, "variants": {},
+        "n_seeds": 1, "keep_checkpoints": (), "log_every": 50, "checkpoint_every": 500,
+        "probe_every": None, "probe": {}}
 
 
 def part_of(settings, part):
-    """The settings of a profile's part with defaults filled in. UserError for a part or a key that does not exist."""
+    """The settings of a profile's part with defaults filled in. UserError for a part or a key that
+    does not exist."""
     if not isinstance(settings.get(part), dict):
         raise UserError(f"profile {settings.get('profile')!r} trains no {part!r}")
-    given, names = PART | settings[part], [f.name for f in fields(GANConfig)]
+    given = PART | settings[part]
+    names = [f.name for f in fields(GANConfig)]
     for key in settings[part]:
         choose(key, PART, f"key of {part!r} in the profile")
-    for key in [*given["gan"], *given["axes"], *(name for variant in given["variants"].values() for name in variant or ())]:
+    for key in [*given["gan"], *given["axes"],
+                *(name for variant in given["variants"].values() for name in variant or ())]:
         choose(key, names, f"setting of a member in {part!r} of the profile")
     return given
 
 # %% ../nbs/06_ensemble.ipynb #4087ce32
 def parts_in(settings):
     """The names of a profile's parts: its entries that say how many steps are trained."""
-    return [name for name, value in settings.items() if isinstance(value, dict) and "steps" in value]
+    return [name
+            for name, value in settings.items() if isinstance(value, dict) and "steps" in value]
 
 # %% ../nbs/06_ensemble.ipynb #9880f0f6
 def named_members(settings, part, classes):
-    """{name: GANConfig} of a profile's `part` for a set with these class names, in a fixed order."""
+    """{name: GANConfig} of a profile's `part` for a set with these class names, in a fixed
+    order."""
     p = part_of(settings, part)
     base = GANConfig(**p["gan"])
     named = {part: base}
     if p["classes_per_member"]:
-        splits = class_splits(classes, min(p["classes_per_member"], len(classes)), p["split_strategy"], base.seed)
+        splits = class_splits(classes, min(p["classes_per_member"], len(classes)),
+                              p["split_strategy"], base.seed)
         named = {f"split {i}": m for i, m in enumerate(members_of(splits, base), 1)}
     if p["class_counts"]:
         wrong = [n for n in p["class_counts"] if not 1 <= n <= len(classes)]
         if wrong:
-            raise UserError(f"{part!r} of the profile asks for {wrong[0]} classes; the image set has {len(classes)}")
+            raise UserError(f"{part!r} of the profile asks for {wrong[0]} classes; the image set "
+                            f"has {len(classes)}")
         named = {f"{n} classes": replace(base, classes=tuple(range(n))) for n in p["class_counts"]}
     if p["axes"]:
         cells = product(*p["axes"].values())
-        named = {", ".join(f"{a}={v}" for a, v in zip(p["axes"], cell)): m for cell, m in zip(cells, grid(base, **p["axes"]))}
+        named = {", ".join(f"{a}={v}" for a, v in zip(p["axes"], cell)): m
+                 for cell, m in zip(cells, grid(base, **p["axes"]))}
     if p["variants"]:
-        named = {name: replace(m, **(change or {})) for m in named.values() for name, change in p["variants"].items()}
+        named = {name: replace(m, **(change or {})) for m in named.values()
+                 for name, change in p["variants"].items()}
     seeds = [None, *(f"restart {r}" for r in range(2, p["n_seeds"] + 1))]
-    return {f"{name}, {seed}" if seed else name: replace(m, seed=derive_seed(m.seed, seed) % 2**31) if seed else m
-            for name, m in named.items() for seed in seeds}
+    return {f"{name}, {seed}" if seed else name: replace(m, seed=derive_seed(m.seed, seed) % 2**31)
+            if seed else m for name, m in named.items() for seed in seeds}
 
 # %% ../nbs/06_ensemble.ipynb #04c9f6ad
 def part_images(settings, part="model", split="train"):
-    """The ImageSet that a profile's `part` is trained on (or its `split` "test" to measure it), see `data.load`."""
+    """The ImageSet that a profile's `part` is trained on (or its `split` "test" to measure it), see
+    `data.load`."""
     return load(**settings["images"] | part_of(settings, part)["images"], split=split)
 
 # %% ../nbs/06_ensemble.ipynb #8ce57ae1
-def train_part(settings, images, part="model", device="auto", probe=None, out=None, only=None, **how):
-    """Train, resume or just open what a profile's `part` describes; returns its Ensemble over the classes of `images`.
+def train_part(settings, images, part="model", device="auto", probe=None, out=None, only=None,
+               **how):
+    """Train, resume or just open what a profile's `part` describes; returns its Ensemble over the
+    classes of `images`.
 
-    `only`: positions in `named_members` to train now, default all. `how`: further arguments of `train`, which win over the part's."""
-    p, named = part_of(settings, part), named_members(settings, part, images.classes)
-    how = {key: p[key] for key in ("log_every", "checkpoint_every", "probe_every")} | {"keep_steps": tuple(p["keep_checkpoints"])} | how
-    E = train_ensemble(f"{settings['label']}-{part}", list(named.values()), images, p["steps"], out=out, device=device, only=only,
-                       probe=probe, **how)
+    `only`: positions in `named_members` to train now, default all. `how`: further arguments of
+    `train`, which win over the part's."""
+    p = part_of(settings, part)
+    named = named_members(settings, part, images.classes)
+    how = ({key: p[key] for key in ("log_every", "checkpoint_every", "probe_every")}
+           | {"keep_steps": tuple(p["keep_checkpoints"])} | how)
+    E = train_ensemble(f"{settings['label']}-{part}", list(named.values()), images, p["steps"],
+                       out=out, device=device, only=only, probe=probe, **how)
     E.names = [name for i, name in enumerate(named) if only is None or i in only]
     return E
 
@@ -187,12 +228,14 @@ def restarts(E):
 
 # %% ../nbs/06_ensemble.ipynb #3bd54d1f
 def replicates(E):
-    """[Ensemble]: one for each seed of a part from `train_part` that has no variants; each is a sampler over all classes."""
+    """[Ensemble]: one for each seed of a part from `train_part` that has no variants; each is a
+    sampler over all classes."""
     return [Ensemble(runs, E.classes, E.device) for runs in zip(*restarts(E).values(), strict=True)]
 
 # %% ../nbs/06_ensemble.ipynb #5219369b
 def sheet(E, columns=10, rows=40, seed=0):
-    """([class name], [uint8 [3,R,R] or None]): `columns` samples of each of at most `rows` classes of an Ensemble, row by row."""
+    """([class name], [uint8 [3,R,R] or None]): `columns` samples of each of at most `rows` classes
+    of an Ensemble, row by row."""
     at = torch.linspace(0, len(E.classes) - 1, min(rows, len(E.classes))).round().int().tolist()
     tiles = []
     for k in at:
@@ -201,50 +244,64 @@ def sheet(E, columns=10, rows=40, seed=0):
 
 # %% ../nbs/06_ensemble.ipynb #b0a23bbd
 def run_rows(E, part=""):
-    """One dictionary a run of an Ensemble from `train_part`: part, member, classes, first class, pixels, seed, step, last losses."""
+    """One dictionary a run of an Ensemble from `train_part`: part, member, classes, first class,
+    pixels, seed, step, last losses."""
     rows = []
     for name, run in zip(E.names, E.runs, strict=True):
         last = run.log()[-1]
-        rows.append({"part": part, "member": name, "classes": len(run.classes), "first class": run.classes[0], "pixels": E.resolution,
-                     "seed": run.gan.seed, "step": run.step,
-                     **{key: round(last[key], 3) for key in ("d_loss", "g_loss", "class_real_accuracy")}})
+        rows.append({"part": part, "member": name, "classes": len(run.classes),
+                     "first class": run.classes[0], "pixels": E.resolution, "seed": run.gan.seed,
+                     "step": run.step, **{key: round(last[key], 3)
+                                          for key in ("d_loss", "g_loss", "class_real_accuracy")}})
     return rows
 
 # %% ../nbs/06_ensemble.ipynb #2fcc7030
 def fit_counts(counts, n_classes):
-    """`counts` of classes, ascending, scaled so that the largest is at most `n_classes`; equal ones become one."""
+    """`counts` of classes, ascending, scaled so that the largest is at most `n_classes`; equal ones
+    become one."""
     share = min(1.0, n_classes / max(counts))
     return sorted({max(1, round(n * share)) for n in counts})
 
 # %% ../nbs/06_ensemble.ipynb #2290afdd
 def select_best(select, report, groups=(10, 5), level=0.95):
-    """Choose the candidate with the highest mean in `select`. `select`, `report`: {candidate: (mean, sd with ddof 0 over groups)}.
+    """Choose the candidate with the highest mean in `select`. `select`, `report`: {candidate:
+    (mean, sd with ddof 0 over groups)}.
 
-    Returns 'chosen', its 'select' and 'report' means, its 'rank' by report (1 = highest), 'optimism' = select - report with its
-    Welch 'interval', and 'mean difference' of all candidates. UserError when the two halves know different candidates."""
+    Returns 'chosen', its 'select' and 'report' means, its 'rank' by report (1 = highest),
+    'optimism' = select - report with its Welch 'interval', and 'mean difference' of all candidates.
+    UserError when the two halves know different candidates."""
     if set(select) != set(report) or not select:
         raise UserError("select and report must hold the same candidates, and at least one")
     best = max(select, key=lambda who: select[who][0])
     (a, sd_a), (b, sd_b), (n_a, n_b) = select[best], report[best], groups
-    var_a, var_b = sd_a**2 / (n_a - 1), sd_b**2 / (n_b - 1)                                  # of the means, from ddof 0
+    # of the means, from ddof 0
+    var_a = sd_a**2 / (n_a - 1)
+    var_b = sd_b**2 / (n_b - 1)
     df = (var_a + var_b) ** 2 / max(var_a**2 / (n_a - 1) + var_b**2 / (n_b - 1), 1e-300)
     half = float(stats.t.ppf(0.5 + level / 2, max(df, 1.0))) * math.sqrt(var_a + var_b)
-    rank, apart = 1 + sum(value > b for value, _ in report.values()), [select[k][0] - report[k][0] for k in select]
-    return {"chosen": best, "select": a, "report": b, "rank": rank, "optimism": a - b, "interval": (a - b - half, a - b + half),
-            "mean difference": sum(apart) / len(apart)}
+    rank = 1 + sum(value > b for value, _ in report.values())
+    apart = [select[k][0] - report[k][0] for k in select]
+    return {"chosen": best, "select": a, "report": b, "rank": rank, "optimism": a - b,
+            "interval": (a - b - half, a - b + half), "mean difference": sum(apart) / len(apart)}
 
 # %% ../nbs/06_ensemble.ipynb #f00decf7
 def against_base(values, base, level=0.95):
-    """{name: (difference of means to `base`, low, high)} for `values` {name: [a number for each seed]}, the base left out.
+    """{name: (difference of means to `base`, low, high)} for `values` {name: [a number for each
+    seed]}, the base left out.
 
-    The intervals are simultaneous over all comparisons, with one spread for all. UserError unless some name has two values."""
+    The intervals are simultaneous over all comparisons, with one spread for all. UserError unless
+    some name has two values."""
     if base not in values:
         raise UserError(f"there is no {base!r} to compare with: {', '.join(values)}")
     means = {name: sum(v) / len(v) for name, v in values.items()}
-    freedom, others = sum(len(v) - 1 for v in values.values()), [name for name in values if name != base]
+    freedom = sum(len(v) - 1 for v in values.values())
+    others = [name for name in values if name != base]
     if not freedom:
-        raise UserError("one seed a setting shows no spread between seeds: train at least one setting twice")
-    spread = math.sqrt(sum((x - means[name]) ** 2 for name, v in values.items() for x in v) / freedom)
+        raise UserError("one seed a setting shows no spread between seeds: train at least one "
+                        "setting twice")
+    spread = math.sqrt(sum((x - means[name]) ** 2 for name, v in values.items() for x in v)
+                       / freedom)
     t = float(stats.t.ppf(1 - (1 - level) / 2 / max(len(others), 1), freedom)) * spread
     half = {name: t * math.sqrt(1 / len(values[name]) + 1 / len(values[base])) for name in others}
-    return {name: (d := means[name] - means[base], d - half[name], d + half[name]) for name in others}
+    return {name: (d := means[name] - means[base], d - half[name], d + half[name])
+            for name in others}

@@ -23,7 +23,8 @@ from .training import generate
 
 # %% ../nbs/10_latent.ipynb #a0ba79f8
 def interpolate(z_0, z_1, steps=9):
-    """Points on the straight lines from z_0 [B,z_dim] to z_1 [B,z_dim], ends included: [B,steps,z_dim]. UserError for steps < 2."""
+    """Points on the straight lines from z_0 [B,z_dim] to z_1 [B,z_dim], ends included:
+    [B,steps,z_dim]. UserError for steps < 2."""
     if steps < 2:
         raise UserError(f"a path needs at least 2 steps, not {steps}")
     t = torch.linspace(0, 1, steps, device=z_0.device)[None, :, None]
@@ -31,7 +32,8 @@ def interpolate(z_0, z_1, steps=9):
 
 # %% ../nbs/10_latent.ipynb #abcc7849
 def paths(G, c, steps=9, seed=0):
-    """Interpolations inside classes c int64 [B]: uint8 [B,steps,3,R,R]. The ends are drawn from N(0, 1) with `seed`."""
+    """Interpolations inside classes c int64 [B]: uint8 [B,steps,3,R,R]. The ends are drawn from
+    N(0, 1) with `seed`."""
     c = torch.as_tensor(c, dtype=torch.int64)
     ends = draw_z(G, 2 * len(c), generator(seed, "paths")).view(2, len(c), -1)
     z = interpolate(ends[0], ends[1], steps).flatten(0, 1)
@@ -39,94 +41,116 @@ def paths(G, c, steps=9, seed=0):
 
 # %% ../nbs/10_latent.ipynb #7b4e273e
 def step_lengths(images):
-    """Mean absolute grey-level difference between neighbours along paths uint8 [B,T,3,R,R]: float64 [B,T-1]."""
+    """Mean absolute grey-level difference between neighbours along paths uint8 [B,T,3,R,R]: float64
+    [B,T-1]."""
     x = images.double()
     return (x[:, 1:] - x[:, :-1]).abs().mean((2, 3, 4))
 
 # %% ../nbs/10_latent.ipynb #ca5bb751
 def roughness(images, c):
-    """For paths uint8 [B,T,3,R,R] of classes c [B]: {'ratio' [B]: longest / median step, 'share' [B]: longest step / mean distance
-    between ends of different paths of its class}. An even path has ratio 1; hops between unrelated images have share near 1."""
-    c, steps = torch.as_tensor(c), step_lengths(images)
+    """For paths uint8 [B,T,3,R,R] of classes c [B]: {'ratio' [B]: longest / median step, 'share'
+    [B]: longest step / mean distance between ends of different paths of its class}. An even path
+    has ratio 1; hops between unrelated images have share near 1."""
+    c = torch.as_tensor(c)
+    steps = step_lengths(images)
     apart = torch.empty(len(images), dtype=torch.float64)
     for k in c.unique():
         mine = (c == k).nonzero()[:, 0]
         if len(mine) < 2:
-            raise UserError(f"roughness compares paths of one class with each other: class {int(k)} has only one")
-        first, last = images[mine, 0].double(), images[mine, -1].double()
+            raise UserError("roughness compares paths of one class with each other: class "
+                            f"{int(k)} has only one")
+        first = images[mine, 0].double()
+        last = images[mine, -1].double()
         apart[mine] = (first - last.roll(1, 0)).abs().mean((1, 2, 3)).mean()
     longest = steps.amax(1)
-    return {"ratio": longest / steps.median(1).values.clamp(min=1e-9), "share": longest / apart.clamp(min=1e-9)}
+    return {"ratio": longest / steps.median(1).values.clamp(min=1e-9),
+            "share": longest / apart.clamp(min=1e-9)}
 
 # %% ../nbs/10_latent.ipynb #dac84ff8
 def fixed_z(G, n, classes, seed=0):
-    """Images uint8 [n,K,3,R,R]: row i has the i-th noise vector from `seed`, column k the class classes[k] (a label of G)."""
+    """Images uint8 [n,K,3,R,R]: row i has the i-th noise vector from `seed`, column k the class
+    classes[k] (a label of G)."""
     z = draw_z(G, n, generator(seed, "fixed z"))
     c = torch.as_tensor(list(classes), dtype=torch.int64)
     return generate(G, c.repeat(n), z=z.repeat_interleave(len(c), 0)).unflatten(0, (n, len(c)))
 
 # %% ../nbs/10_latent.ipynb #575efebf
 def layout(table):
-    """What is large in images uint8 [n,K,3,R,R] and not common to their class: float64 [n,K,192], each row of unit length."""
+    """What is large in images uint8 [n,K,3,R,R] and not common to their class: float64 [n,K,192],
+    each row of unit length."""
     n, K = table.shape[:2]
     small = F.adaptive_avg_pool2d(table.flatten(0, 1).double(), 8).view(n, K, -1)
     return F.normalize(small - small.mean(0), dim=2)
 
 # %% ../nbs/10_latent.ipynb #74ec672c
 def layout_kept(table):
-    """{'same' [n], 'different' [n]}: per row of `fixed_z`'s table, the mean correlation of layouts between classes made from the
-    same z, and between the same classes made from z and the next row's z. UserError for fewer than 2 classes or 3 rows."""
+    """{'same' [n], 'different' [n]}: per row of `fixed_z`'s table, the mean correlation of layouts
+    between classes made from the same z, and between the same classes made from z and the next
+    row's z. UserError for fewer than 2 classes or 3 rows."""
     n, K = table.shape[:2]
     if K < 2 or n < 3:
         raise UserError(f"layout_kept needs at least 3 rows and 2 classes, not {n} and {K}")
     a = layout(table)
     pairs = ~torch.eye(K, dtype=torch.bool)
-    same, different = a @ a.transpose(1, 2), a @ a.roll(-1, 0).transpose(1, 2)                # n,K,K
+    # n,K,K
+    same = a @ a.transpose(1, 2)
+    different = a @ a.roll(-1, 0).transpose(1, 2)
     return {"same": same[:, pairs].mean(1), "different": different[:, pairs].mean(1)}
 
 # %% ../nbs/10_latent.ipynb #691f361a
 def directions(G, c, n=1000, k=5, seed=0):
-    """(V [k,z_dim], share [k]): the orthonormal directions of z that move the layout of class c most in a linear model of `n` samples,
-    and the share of the layout's variance along each. UserError unless n > 2 z_dim and k <= z_dim."""
+    """(V [k,z_dim], share [k]): the orthonormal directions of z that move the layout of class c
+    most in a linear model of `n` samples, and the share of the layout's variance along each.
+    UserError unless n > 2 z_dim and k <= z_dim."""
     if n <= 2 * G.z_dim or k > G.z_dim:
-        raise UserError(f"{k} directions of {G.z_dim} dimensions need k <= z_dim and more than {2 * G.z_dim} samples, not {n}")
+        raise UserError(f"{k} directions of {G.z_dim} dimensions need k <= z_dim and more than "
+                        f"{2 * G.z_dim} samples, not {n}")
     z = draw_z(G, n, generator(seed, "directions"))
     x = generate(G, torch.full((n,), int(c)), z=z).double()
-    y, z = F.adaptive_avg_pool2d(x, 8).flatten(1), z.double()
-    y, z = y - y.mean(0), z - z.mean(0)
-    U, S, _ = torch.linalg.svd(torch.linalg.lstsq(z, y).solution, full_matrices=False)          # z_dim,192
+    y = F.adaptive_avg_pool2d(x, 8).flatten(1)
+    z = z.double()
+    y = y - y.mean(0)
+    z = z - z.mean(0)
+    # z_dim,192
+    U, S, _ = torch.linalg.svd(torch.linalg.lstsq(z, y).solution, full_matrices=False)
     along = (z @ U[:, :k]).var(0) * S[:k] ** 2
     return U[:, :k].T.float(), along / y.var(0).sum().clamp(min=1e-12)
 
 # %% ../nbs/10_latent.ipynb #91ef1de9
 def traverse(G, c, V, steps=7, reach=3.0, seed=0):
-    """Images uint8 [k,steps,3,R,R] of class c: row i moves one noise vector from `seed` along V[i] from -reach to reach."""
+    """Images uint8 [k,steps,3,R,R] of class c: row i moves one noise vector from `seed` along V[i]
+    from -reach to reach."""
     z = draw_z(G, 1, generator(seed, "traverse"))
     t = torch.linspace(-reach, reach, steps)[None, :, None]
-    rest = z - (z @ V.T).T * V                                                          # k,z_dim: z without its part along V[i]
+    # k,z_dim: z without its part along V[i]
+    rest = z - (z @ V.T).T * V
     path = rest[:, None] + t * V[:, None]
-    return generate(G, torch.full((len(V) * steps,), int(c)), z=path.flatten(0, 1)).unflatten(0, (len(V), steps))
+    return generate(G, torch.full((len(V) * steps,),
+                                  int(c)), z=path.flatten(0, 1)).unflatten(0, (len(V), steps))
 
 # %% ../nbs/10_latent.ipynb #b69aaddd
 def collapse_mark(real, above=0.25, times=1.5):
-    """The MS-SSIM above which samples have collapsed where real images have `real`: `above`, or if that is more, the smaller of
-    `times` as much and the middle between it and 1."""
+    """The MS-SSIM above which samples have collapsed where real images have `real`: `above`, or if
+    that is more, the smaller of `times` as much and the middle between it and 1."""
     return max(above, min(times * real, (1 + real) / 2))
 
 # %% ../nbs/10_latent.ipynb #1bd1dd3a
 def collapsed(ms_ssim, real, above=0.25, times=1.5):
-    """The names in ms_ssim {class: mean MS-SSIM of samples} that lie above the `collapse_mark` of real images {class: mean}. None is
-    unknown, and not collapsed."""
+    """The names in ms_ssim {class: mean MS-SSIM of samples} that lie above the `collapse_mark` of
+    real images {class: mean}. None is unknown, and not collapsed."""
     lost = [name for name in ms_ssim if name not in real]
     if lost:
         raise UserError(f"class {lost[0]!r} has no MS-SSIM of real images to be compared with")
-    return [name for name, value in ms_ssim.items() if value is not None and value > collapse_mark(real[name], above, times)]
+    return [name for name, value in ms_ssim.items()
+            if value is not None and value > collapse_mark(real[name], above, times)]
 
 # %% ../nbs/10_latent.ipynb #7f12bd4f
 def collapsed_since(looks, real, **marks):
-    """{class: step} for classes that are collapsed at the last of `looks` [(step, {class: MS-SSIM})] and at all looks since that step;
-    the step is None for a class that has been so from the first look on: it never was varied, so it did not collapse."""
-    states, found = [(step, collapsed(ms_ssim, real, **marks)) for step, ms_ssim in looks], {}
+    """{class: step} for classes that are collapsed at the last of `looks` [(step, {class:
+    MS-SSIM})] and at all looks since that step; the step is None for a class that has been so from
+    the first look on: it never was varied, so it did not collapse."""
+    states = [(step, collapsed(ms_ssim, real, **marks)) for step, ms_ssim in looks]
+    found = {}
     for name in states[-1][1] if states else ():
         unbroken = list(itertools.takewhile(lambda state: name in state[1], reversed(states)))
         found[name] = unbroken[-1][0] if len(unbroken) < len(states) else None
@@ -134,42 +158,55 @@ def collapsed_since(looks, real, **marks):
 
 # %% ../nbs/10_latent.ipynb #51eae822
 def modes_reached(images, bank):
-    """How many different images of `bank` are the nearest by L1 to some of `images`, both uint8 [n,3,R,R] of one class: 1 to n."""
+    """How many different images of `bank` are the nearest by L1 to some of `images`, both uint8
+    [n,3,R,R] of one class: 1 to n."""
     return nearest(images, bank)[1].unique().numel()
 
 # %% ../nbs/10_latent.ipynb #5f9a20f3
 def knn_entropy(images, k=3):
-    """Differential entropy in nats of images uint8 [n,...] as points in pixel space (grey levels), by the distance to the k-th neighbour.
-    Minus infinity when an image has k copies. UserError for n <= k."""
+    """Differential entropy in nats of images uint8 [n,...] as points in pixel space (grey levels),
+    by the distance to the k-th neighbour. Minus infinity when an image has k copies. UserError for
+    n <= k."""
     x = images.flatten(1).double()
     n, d = x.shape
     if n <= k:
         raise UserError(f"the distance to neighbour {k} needs at least {k + 1} images, not {n}")
-    apart = torch.cdist(x, x).kthvalue(k + 1, 1).values                                  # the image itself is the nearest
+    # the image itself is the nearest
+    apart = torch.cdist(x, x).kthvalue(k + 1, 1).values
     ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
-    return float(scipy.special.digamma(n) - scipy.special.digamma(k)) + ball + d * apart.log().mean().item()
+    return (float(scipy.special.digamma(n) - scipy.special.digamma(k)) + ball + d
+            * apart.log().mean().item())
 
 # %% ../nbs/10_latent.ipynb #6579ed7d
 def contrast_jitter(images, strength=0.3, seed=0):
-    """uint8 [n,3,R,R] with the contrast of each about its mean grey value multiplied by a factor from 1-strength to 1+strength."""
-    factor = 1 + strength * (2 * torch.rand(len(images), 1, 1, 1, dtype=torch.float64, generator=generator(seed, "contrast")) - 1)
+    """uint8 [n,3,R,R] with the contrast of each about its mean grey value multiplied by a factor
+    from 1-strength to 1+strength."""
+    factor = 1 + strength * (2 * torch.rand(len(images), 1, 1, 1, dtype=torch.float64,
+                                            generator=generator(seed, "contrast")) - 1)
     mean = images.double().mean((1, 2, 3), keepdim=True)
     return (mean + factor * (images.double() - mean)).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/10_latent.ipynb #20908c5e
 def memorised(samples, held_out, level=0.05, margin=0.95, copy=0.5):
-    """Compare distances [n] of samples to the training set with those [m] of held-out real images (same classes, same shares).
+    """Compare distances [n] of samples to the training set with those [m] of held-out real images
+    (same classes, same shares).
 
-    Returns {'verdict', 'statistic', 'p', 'ratio', 'copies', 'copies of held-out'}. 'memorised': more samples than held-out images are nearer
-    than `copy` times the held-out median (Fisher's exact test, `level`). 'closer': not so, but the distances are smaller (one-sided
-    Kolmogorov-Smirnov test at `level`) and their median is below `margin` of the held-out one. 'clean': neither."""
+    Returns {'verdict', 'statistic', 'p', 'ratio', 'copies', 'copies of held-out'}. 'memorised':
+    more samples than held-out images are nearer than `copy` times the held-out median (Fisher's
+    exact test, `level`). 'closer': not so, but the distances are smaller (one-sided
+    Kolmogorov-Smirnov test at `level`) and their median is below `margin` of the held-out one.
+    'clean': neither."""
     a, b = (torch.as_tensor(d, dtype=torch.float64) for d in (samples, held_out))
     if min(len(a), len(b)) < 2:
-        raise UserError(f"a comparison of distances needs at least 2 of each, not {len(a)} and {len(b)}")
-    test, middle = scipy.stats.ks_2samp(a, b, alternative="greater"), b.median()
+        raise UserError(f"a comparison of distances needs at least 2 of each, not {len(a)} and "
+                        f"{len(b)}")
+    test = scipy.stats.ks_2samp(a, b, alternative="greater")
+    middle = b.median()
     near = [int((d < copy * middle).sum()) for d in (a, b)]
-    more = scipy.stats.fisher_exact([[near[0], len(a) - near[0]], [near[1], len(b) - near[1]]], alternative="greater").pvalue
+    more = scipy.stats.fisher_exact([[near[0], len(a) - near[0]],
+                                     [near[1], len(b) - near[1]]], alternative="greater").pvalue
     ratio = float(a.median() / middle.clamp(min=1e-12))
-    verdict = "memorised" if more < level else "closer" if test.pvalue < level and ratio < margin else "clean"
-    return {"verdict": verdict, "statistic": float(test.statistic), "p": float(test.pvalue), "ratio": ratio,
-            "copies": near[0] / len(a), "copies of held-out": near[1] / len(b)}
+    verdict = ("memorised" if more < level else "closer" if test.pvalue < level and ratio < margin
+               else "clean")
+    return {"verdict": verdict, "statistic": float(test.statistic), "p": float(test.pvalue),
+            "ratio": ratio, "copies": near[0] / len(a), "copies of held-out": near[1] / len(b)}

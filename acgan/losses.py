@@ -16,14 +16,16 @@ from .config import UserError, choose
 
 # %% ../nbs/03_losses.ipynb #ecfe86d0
 def source_loss(s, real):
-    """-E[log P(S=real|X)] (real=True) or -E[log P(S=fake|X)] for source logits s [B]: each half of L_S, Eq. 2, negated. >= 0."""
+    """-E[log P(S=real|X)] (real=True) or -E[log P(S=fake|X)] for source logits s [B]: each half of
+    L_S, Eq. 2, negated. >= 0."""
     return F.softplus(-s if real else s).mean()
 
 # %% ../nbs/03_losses.ipynb #aeacfc7e
 def class_loss(l, c, target="own", kind="log"):
-    """Loss of class logits l [B,K] with a target: 'own' (labels c [B], -1 = no label: ignored), 'argmax' (D's own likeliest
-    class, no gradient through the choice) or 'uniform'. `kind` 'log': -E[log P(C=c|X)], each half of L_C in Eq. 3, negated, >= 0;
-    'linear': -E[P(C=c|X)] (not for 'uniform')."""
+    """Loss of class logits l [B,K] with a target: 'own' (labels c [B], -1 = no label: ignored),
+    'argmax' (D's own likeliest class, no gradient through the choice) or 'uniform'. `kind` 'log':
+    -E[log P(C=c|X)], each half of L_C in Eq. 3, negated, >= 0; 'linear': -E[P(C=c|X)] (not for
+    'uniform')."""
     choose(target, ("own", "argmax", "uniform"), "class target")
     if target == "uniform":
         return (l.logsumexp(1) - l.mean(1)).mean()
@@ -31,13 +33,15 @@ def class_loss(l, c, target="own", kind="log"):
     if choose(kind, ("log", "linear"), "class loss") == "linear":
         p = l.softmax(1).gather(1, goal.clamp(min=0)[:, None])[:, 0]
         return -(p * (goal >= 0)).sum() / (goal >= 0).sum().clamp(min=1)
-    return F.cross_entropy(l, goal, ignore_index=-1, reduction="sum") / (goal >= 0).sum().clamp(min=1)
+    return F.cross_entropy(l, goal, ignore_index=-1,
+                           reduction="sum") / (goal >= 0).sum().clamp(min=1)
 
 # %% ../nbs/03_losses.ipynb #a42f283c
 @dataclass(frozen=True)
 class Term:
-    """A weighted cross-entropy. `on`: real or fake images. `asks`: source or class. `target`: real, fake | own, argmax, uniform.
-    `sign` -1 turns it round: the term is then maximised (only the paper's saturating form of G needs that)."""
+    """A weighted cross-entropy. `on`: real or fake images. `asks`: source or class. `target`: real,
+    fake | own, argmax, uniform. `sign` -1 turns it round: the term is then maximised (only the
+    paper's saturating form of G needs that)."""
     on: str
     asks: str
     target: str
@@ -51,7 +55,8 @@ class Term:
 # %% ../nbs/03_losses.ipynb #f883a1f2
 @dataclass(frozen=True)
 class Objective:
-    """D's terms, G's terms, D's head ('soft-sigmoid' or 'k+1'), whether G is told a class, and where it is defined."""
+    """D's terms, G's terms, D's head ('soft-sigmoid' or 'k+1'), whether G is told a class, and
+    where it is defined."""
     about: str
     d: tuple
     g: tuple
@@ -65,35 +70,45 @@ _OWN = Term("fake", "class", "own")
 _REAL_CLASS = Term("real", "class", "own")
 
 # %% ../nbs/03_losses.ipynb #9537f58f
-OBJECTIVES = {
-    "acgan": Objective("AC-GAN, Odena Eq. 2-3, G non-saturating", (*_SOURCE, _REAL_CLASS, _OWN), (_FOOL, _OWN)),
-    "acgan-saturating": Objective("AC-GAN, Odena Eq. 2-3 as printed: G maximises L_C - L_S", (*_SOURCE, _REAL_CLASS, _OWN),
-                                  (Term("fake", "source", "fake", sign=-1), _OWN)),
-    "classifier": Objective("D's classes of real images alone: no GAN", (_REAL_CLASS,), (), conditional=False),
-    "gan": Objective("GAN, Zhou Eq. 1: no class term", _SOURCE, (_FOOL,), conditional=False),
-    "gan*": Objective("GAN*: D also learns the classes of real images", (*_SOURCE, _REAL_CLASS), (_FOOL,), conditional=False),
-    "acgan*": Objective("AC-GAN*, Zhou Eq. 6-9: no class term on fakes in D", (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN)),
-    "acgan*+": Objective("AC-GAN*+, Zhou Eq. 20: D is undecided about the class of fakes",
-                         (*_SOURCE, _REAL_CLASS, Term("fake", "class", "uniform")), (_FOOL, _OWN)),
-    "labelgan": Objective("LabelGAN, Zhou Eq. 2-5", (*_SOURCE, _REAL_CLASS), (_FOOL,), head="k+1", conditional=False),
-    "amgan": Objective("AM-GAN, Zhou Eq. 14-15", (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN), head="k+1"),
-}
+OBJECTIVES = {"acgan": Objective("AC-GAN, Odena Eq. 2-3, G non-saturating",
+                                 (*_SOURCE, _REAL_CLASS, _OWN), (_FOOL, _OWN)),
+              "acgan-saturating": Objective("AC-GAN, Odena Eq. 2-3 as printed: G maximises L_C - "
+                                            "L_S", (*_SOURCE, _REAL_CLASS, _OWN),
+                                            (Term("fake", "source", "fake", sign=-1), _OWN)),
+              "classifier": Objective("D's classes of real images alone: no GAN", (_REAL_CLASS,),
+                                      (), conditional=False),
+              "gan": Objective("GAN, Zhou Eq. 1: no class term", _SOURCE, (_FOOL,),
+                               conditional=False),
+              "gan*": Objective("GAN*: D also learns the classes of real images",
+                                (*_SOURCE, _REAL_CLASS), (_FOOL,), conditional=False),
+              "acgan*": Objective("AC-GAN*, Zhou Eq. 6-9: no class term on fakes in D",
+                                  (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN)),
+              "acgan*+": Objective("AC-GAN*+, Zhou Eq. 20: D is undecided about the class of fakes",
+                                   (*_SOURCE, _REAL_CLASS, Term("fake", "class", "uniform")),
+                                   (_FOOL, _OWN)),
+              "labelgan": Objective("LabelGAN, Zhou Eq. 2-5", (*_SOURCE, _REAL_CLASS), (_FOOL,),
+                                    head="k+1", conditional=False),
+              "amgan": Objective("AM-GAN, Zhou Eq. 14-15", (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN),
+                                 head="k+1"),}
 
 # %% ../nbs/03_losses.ipynb #3a3ffabf
 def find_objective(name, labels="predefined"):
-    """The `Objective` called `name`; with `labels` 'dynamic', fakes are to have D's likeliest class and G is told none. UserError
-    for an unknown name, or for dynamic labels where no term asks for the class of a fake."""
+    """The `Objective` called `name`; with `labels` 'dynamic', fakes are to have D's likeliest class
+    and G is told none. UserError for an unknown name, or for dynamic labels where no term asks for
+    the class of a fake."""
     objective = OBJECTIVES[choose(name, OBJECTIVES, "objective")]
     if choose(labels, ("predefined", "dynamic"), "labels") == "predefined":
         return objective
     if _OWN not in objective.g:
         raise UserError(f"objective {name!r} asks for no class of a fake: it has no dynamic labels")
-    d, g = (tuple(replace(t, target="argmax") if t == _OWN else t for t in part) for part in (objective.d, objective.g))
+    d, g = (tuple(replace(t, target="argmax") if t == _OWN else t for t in part)
+            for part in (objective.d, objective.g))
     return replace(objective, d=d, g=g, conditional=False)
 
 # %% ../nbs/03_losses.ipynb #ddb6c267
 LOSS_WEIGHTS = tuple(f"{side}{name}" for side in ("", "d_", "g_")
-                     for name in ("source", "class", "source_real", "source_fake", "class_real", "class_fake"))
+                     for name in ("source", "class", "source_real", "source_fake", "class_real",
+                                  "class_fake"))
 
 
 def check_loss_weights(weights):
@@ -103,15 +118,19 @@ def check_loss_weights(weights):
     return weights
 
 # %% ../nbs/03_losses.ipynb #4565ea61
-def terms(part, real_out=None, real_c=None, fake_out=None, fake_c=None, loss_weights=None, side="", kind="log"):
-    """The weighted terms of `part` (`objective.d` or `.g`) as {name: scalar}. `*_out` = (source logits [B], class logits [B,K]),
-    `*_c` labels [B]. `loss_weights`: extra weights, names of LOSS_WEIGHTS; `side`: 'd' or 'g', whose own weights count too.
-    `kind`: see `class_loss`. UserError for a weight that names nothing."""
-    weights, values = check_loss_weights(loss_weights or {}), {}
+def terms(part, real_out=None, real_c=None, fake_out=None, fake_c=None, loss_weights=None, side="",
+          kind="log"):
+    """The weighted terms of `part` (`objective.d` or `.g`) as {name: scalar}. `*_out` = (source
+    logits [B], class logits [B,K]), `*_c` labels [B]. `loss_weights`: extra weights, names of
+    LOSS_WEIGHTS; `side`: 'd' or 'g', whose own weights count too. `kind`: see `class_loss`.
+    UserError for a weight that names nothing."""
+    weights = check_loss_weights(loss_weights or {})
+    values = {}
     for term in part:
         (s, l), c = (real_out, real_c) if term.on == "real" else (fake_out, fake_c)
         source = term.asks == "source"
-        loss = source_loss(s, term.target == "real") if source else class_loss(l, c, term.target, kind)
+        loss = source_loss(s,
+                           term.target == "real") if source else class_loss(l, c, term.target, kind)
         factor = 1.0
         for name in (term.asks, term.name, f"{side}_{term.asks}", f"{side}_{term.name}"):
             factor = factor * weights.get(name, 1.0)
@@ -120,20 +139,23 @@ def terms(part, real_out=None, real_c=None, fake_out=None, fake_c=None, loss_wei
 
 # %% ../nbs/03_losses.ipynb #7e1757f7
 def discriminator_loss(objective, real_out, real_c, fake_out, fake_c, loss_weights=None):
-    """D's loss, to be minimised: for 'acgan' it is -(L_S + L_C) of Eq. 2-3. Outputs and labels as in `terms`. A scalar."""
+    """D's loss, to be minimised: for 'acgan' it is -(L_S + L_C) of Eq. 2-3. Outputs and labels as
+    in `terms`. A scalar."""
     part = find_objective(objective).d
     return sum(terms(part, real_out, real_c, fake_out, fake_c, loss_weights, "d").values())
 
 # %% ../nbs/03_losses.ipynb #103e16a1
 def generator_loss(objective, fake_out, fake_c, loss_weights=None):
-    """G's loss, to be minimised: for 'acgan-saturating' it is -(L_C - L_S) of Eq. 2-3 up to parts without G; for 'acgan' the source
-    part is -E[log P(S=real|X_fake)] instead. A scalar."""
+    """G's loss, to be minimised: for 'acgan-saturating' it is -(L_C - L_S) of Eq. 2-3 up to parts
+    without G; for 'acgan' the source part is -E[log P(S=real|X_fake)] instead. A scalar."""
     part = find_objective(objective).g
-    return sum(terms(part, fake_out=fake_out, fake_c=fake_c, loss_weights=loss_weights, side="g").values())
+    return sum(terms(part, fake_out=fake_out, fake_c=fake_c, loss_weights=loss_weights,
+                     side="g").values())
 
 # %% ../nbs/03_losses.ipynb #d3c1b08a
 def closed_gradients(real_out, real_c, fake_out, fake_c):
-    """[s_real [B], s_fake [B], l_real [B,K], l_fake [B,K]]: the gradient of -(L_S + L_C), Eq. 2-3, of each image by itself.
+    """[s_real [B], s_fake [B], l_real [B,K], l_fake [B,K]]: the gradient of -(L_S + L_C), Eq. 2-3,
+    of each image by itself.
 
     `*_out` = (source logits [B], class logits [B,K]), `*_c` labels [B]."""
     (s_real, l_real), (s_fake, l_fake) = real_out, fake_out
@@ -143,10 +165,13 @@ def closed_gradients(real_out, real_c, fake_out, fake_c):
 
 # %% ../nbs/03_losses.ipynb #cca61489
 def output_errors(draws, rng, d="acgan", g="acgan-saturating", K=10):
-    """{'d': [s_real, s_fake, l_real, l_fake], 'g': [s_fake, l_fake]}: largest relative errors of the gradients of D's loss `d` and
-    G's loss `g` on `draws` random outputs from `rng`, in float64, against Eq. 2-3."""
-    s_real, s_fake = (torch.randn(draws, generator=rng, dtype=torch.float64).mul(3).requires_grad_() for _ in range(2))
-    l_real, l_fake = (torch.randn(draws, K, generator=rng, dtype=torch.float64).mul(3).requires_grad_() for _ in range(2))
+    """{'d': [s_real, s_fake, l_real, l_fake], 'g': [s_fake, l_fake]}: largest relative errors of
+    the gradients of D's loss `d` and G's loss `g` on `draws` random outputs from `rng`, in float64,
+    against Eq. 2-3."""
+    s_real, s_fake = (torch.randn(draws, generator=rng, dtype=torch.float64).mul(3).requires_grad_()
+                      for _ in range(2))
+    l_real, l_fake = (torch.randn(draws, K, generator=rng,
+                                  dtype=torch.float64).mul(3).requires_grad_() for _ in range(2))
     c_real, c_fake = (torch.randint(K, (draws,), generator=rng) for _ in range(2))
     loss_d = discriminator_loss(d, (s_real, l_real), c_real, (s_fake, l_fake), c_fake) * draws
     loss_g = generator_loss(g, (s_fake, l_fake), c_fake) * draws
@@ -155,23 +180,34 @@ def output_errors(draws, rng, d="acgan", g="acgan-saturating", K=10):
     want = closed_gradients((s_real, l_real), c_real, (s_fake, l_fake), c_fake)
     size = [x.abs().clamp(min=1e-3) for x in want]
     return {"d": [((a - b).abs() / s).max().item() for a, b, s in zip(grads_d, want, size)],
-            "g": [((grads_g[0] + want[1]).abs() / size[1]).max().item(), ((grads_g[1] - want[3]).abs() / size[3]).max().item()]}
+            "g": [((grads_g[0] + want[1]).abs() / size[1]).max().item(),
+                  ((grads_g[1] - want[3]).abs() / size[3]).max().item()]}
 
 # %% ../nbs/03_losses.ipynb #ef6471ca
 def parameter_errors(G, D, rng, n=20, d="acgan", g="acgan-saturating"):
-    """{'error', 'stray', 'entries'} of the gradients of all parameters of G and D in float64, for `n` images from `rng`.
+    """{'error', 'stray', 'entries'} of the gradients of all parameters of G and D in float64, for
+    `n` images from `rng`.
 
-    G(z, c) -> x and D(x) -> (s, l), as in `models`, in evaluation mode. `entries`: how many gradients were compared."""
-    c, R = torch.arange(n) % G.n_classes, G.resolution
-    z, x = (torch.randn(n, *shape, generator=rng, dtype=torch.float64) for shape in ((G.z_dim,), (3, R, R)))
-    real_out, fake_out = D(x.clamp(-1, 1)), D(G(z, c))
+    G(z, c) -> x and D(x) -> (s, l), as in `models`, in evaluation mode. `entries`: how many
+    gradients were compared."""
+    c = torch.arange(n) % G.n_classes
+    R = G.resolution
+    z, x = (torch.randn(n, *shape, generator=rng, dtype=torch.float64)
+            for shape in ((G.z_dim,), (3, R, R)))
+    real_out = D(x.clamp(-1, 1))
+    fake_out = D(G(z, c))
     push = closed_gradients(real_out, c, fake_out, c)
-    outputs, weights = [real_out[0], fake_out[0], real_out[1], fake_out[1]], (list(D.parameters()), list(G.parameters()))
-    ours = (torch.autograd.grad(discriminator_loss(d, real_out, c, fake_out, c), weights[0], retain_graph=True)
+    outputs = [real_out[0], fake_out[0], real_out[1], fake_out[1]]
+    weights = (list(D.parameters()), list(G.parameters()))
+    ours = (torch.autograd.grad(discriminator_loss(d, real_out, c, fake_out,
+                                                   c), weights[0], retain_graph=True)
             + torch.autograd.grad(generator_loss(g, fake_out, c), weights[1], retain_graph=True))
-    theirs = (torch.autograd.grad(outputs, weights[0], [v.detach() / n for v in push], retain_graph=True)
-              + torch.autograd.grad(outputs[1::2], weights[1], [-push[1].detach() / n, push[3].detach() / n], retain_graph=True))
-    error = max(((a - b).norm() / b.norm().clamp(min=1e-12)).item() for a, b in zip(ours, theirs, strict=True))
+    theirs = (torch.autograd.grad(outputs, weights[
+        0], [v.detach() / n for v in push], retain_graph=True) + torch.autograd.grad(
+            outputs[1::2], weights[1], [-push[1].detach() / n, push[3].detach() / n],
+            retain_graph=True))
+    error = max(((a - b).norm() / b.norm().clamp(min=1e-12)).item()
+                for a, b in zip(ours, theirs, strict=True))
     stray = torch.autograd.grad(push[0].sum() + push[2].sum(), weights[1], allow_unused=True)
     return {"error": error, "stray": max(0.0 if v is None else v.abs().max().item() for v in stray),
             "entries": sum(v.numel() for v in ours)}

@@ -23,9 +23,9 @@ from .config import UserError, choose, generator
 # %% ../nbs/02_models.ipynb #e9fa02ff
 @dataclass(frozen=True)
 class Layer:
-    """One row of a paper's table of layers. `op`: linear, tconv, conv, avgpool or noise. `maps`: feature maps before the width
-    multiplier; 0 means 'as many as the network's output needs'. `padding`: None (the network's switch decides) or a number on
-    all sides."""
+    """One row of a paper's table of layers. `op`: linear, tconv, conv, avgpool or noise. `maps`:
+    feature maps before the width multiplier; 0 means 'as many as the network's output needs'.
+    `padding`: None (the network's switch decides) or a number on all sides."""
     op: str
     kernel: int | None = None
     stride: int | None = None
@@ -39,8 +39,9 @@ class Layer:
 # %% ../nbs/02_models.ipynb #3da76a2a
 @dataclass(frozen=True)
 class Spec:
-    """The two tables of a model. `start`: side of the generator's first map in pixels. `source`: the table in print.
-    `noise_std`, `noise_at`: D's noise where a `training.GANConfig` names none."""
+    """The two tables of a model. `start`: side of the generator's first map in pixels. `source`:
+    the table in print. `noise_std`, `noise_at`: D's noise where a `training.GANConfig` names
+    none."""
     source: str
     resolution: int
     start: int
@@ -55,16 +56,19 @@ class Spec:
 
 # %% ../nbs/02_models.ipynb #a23c68d0
 def _deconvolutions(first, *maps):
-    """Generator rows of AC-GAN: Linear to `first` maps, 5x5 stride-2 transposed convolutions to `maps`, one with tanh and no BN."""
+    """Generator rows of AC-GAN: Linear to `first` maps, 5x5 stride-2 transposed convolutions to
+    `maps`, one with tanh and no BN."""
     rows = [Layer("linear", maps=first, act="relu")]
     rows += [Layer("tconv", 5, 2, m, bn=True, act="relu") for m in maps]
     return (*rows, Layer("tconv", 5, 2, 0, act="tanh"))
 
 # %% ../nbs/02_models.ipynb #23d1ca75
 def _odena_discriminator(padding=None):
-    """Discriminator rows of AC-GAN's Tables 1 and 2: 16, 32, ... 512 maps, strides 2, 1, ..., dropout 0.5, no BN on the first."""
+    """Discriminator rows of AC-GAN's Tables 1 and 2: 16, 32, ... 512 maps, strides 2, 1, ...,
+    dropout 0.5, no BN on the first."""
     maps = (16, 32, 64, 128, 256, 512)
-    rows = [Layer("conv", 3, 2 - i % 2, m, bn=i > 0, dropout=0.5, act="lrelu", padding=padding) for i, m in enumerate(maps)]
+    rows = [Layer("conv", 3, 2 - i % 2, m, bn=i > 0, dropout=0.5, act="lrelu", padding=padding)
+            for i, m in enumerate(maps)]
     return (*rows, Layer("linear"))
 
 # %% ../nbs/02_models.ipynb #81700a83
@@ -79,43 +83,53 @@ def _tay_generator(kernels, maps, strides):
 
 # %% ../nbs/02_models.ipynb #6ae4e2cf
 def _zhou_discriminator(conditional):
-    """Discriminator rows of AM-GAN's appendix F; `conditional` adds the convolution that the paper marks with a star."""
-    conv = [Layer("conv", 3, s, m, bn=True, dropout=0.3, act="lrelu") for m, s in ((64, 1), (128, 2), (256, 2), (512, 2))]
+    """Discriminator rows of AM-GAN's appendix F; `conditional` adds the convolution that the paper
+    marks with a star."""
+    conv = [Layer("conv", 3, s, m, bn=True, dropout=0.3, act="lrelu")
+            for m, s in ((64, 1), (128, 2), (256, 2), (512, 2))]
     star = [Layer("conv", 3, 1, 512, bn=True, dropout=0.3, act="lrelu")] if conditional else []
     return (Layer("noise", std=0.1), *conv, *star, Layer("avgpool", dropout=0.3), Layer("linear"))
 
 # %% ../nbs/02_models.ipynb #b4bdce2d
 def _zhou_generator():
-    """Generator rows of AM-GAN's appendix F: 3x3 kernels, BN also after the linear layer, a last stride-1 layer."""
+    """Generator rows of AM-GAN's appendix F: 3x3 kernels, BN also after the linear layer, a last
+    stride-1 layer."""
     up = [Layer("tconv", 3, 2, m, bn=True, act="lrelu") for m in (384, 192, 96)]
-    return (Layer("linear", maps=768, bn=True, act="lrelu"), *up, Layer("tconv", 3, 1, 0, act="tanh"))
+    return (Layer("linear", maps=768, bn=True, act="lrelu"), *up,
+            Layer("tconv", 3, 1, 0, act="tanh"))
 
 # %% ../nbs/02_models.ipynb #f3d05f34
-SPECS = {
-    "odena2017-128": Spec("AC-GAN Table 1", 128, 8, _deconvolutions(768, 384, 256, 192), _odena_discriminator()),
-    "odena2017-64": Spec("AC-GAN section 4, no table", 64, 4, _deconvolutions(768, 384, 256, 192), _odena_discriminator()),
-    "odena2017-32": Spec("AC-GAN Table 2", 32, 4, _deconvolutions(384, 192, 96), _odena_discriminator()),
-    "tay2021-1": Spec("CIFAR-10 report Table 1, Model 1", 32, 1, _tay_generator((6, 5, 4), (384, 192, 96), (2, 2, 2)),
-                      _odena_discriminator(1)),
-    "tay2021-3": Spec("CIFAR-10 report Table 1, Model 3", 64, 1,
-                      _tay_generator((5, 5, 4, 4, 4), (768, 384, 192, 96, 48), (2, 2, 2, 1, 2)), _odena_discriminator(1)),
-    "zhou2018": Spec("AM-GAN appendix F, dynamic labels", 32, 4, _zhou_generator(), _zhou_discriminator(False),
-                     weight_norm=True, head="k+1", noise_at="input"),
-    "zhou2018-conditional": Spec("AM-GAN appendix F, class condition", 32, 4, _zhou_generator(), _zhou_discriminator(True),
-                                 weight_norm=True, head="k+1", noise_at="input"),
-}
+SPECS = {"odena2017-128": Spec("AC-GAN Table 1", 128, 8, _deconvolutions(768, 384, 256, 192),
+                               _odena_discriminator()),
+         "odena2017-64": Spec("AC-GAN section 4, no table", 64, 4,
+                              _deconvolutions(768, 384, 256, 192), _odena_discriminator()),
+         "odena2017-32": Spec("AC-GAN Table 2", 32, 4, _deconvolutions(384, 192, 96),
+                              _odena_discriminator()),
+         "tay2021-1": Spec("CIFAR-10 report Table 1, Model 1", 32, 1, _tay_generator(
+             (6, 5, 4), (384, 192, 96), (2, 2, 2)), _odena_discriminator(1)),
+         "tay2021-3": Spec("CIFAR-10 report Table 1, Model 3", 64, 1, _tay_generator(
+             (5, 5, 4, 4, 4), (768, 384, 192, 96, 48), (2, 2, 2, 1, 2)), _odena_discriminator(1)),
+         "zhou2018": Spec("AM-GAN appendix F, dynamic labels", 32, 4, _zhou_generator(),
+                          _zhou_discriminator(False), weight_norm=True, head="k+1",
+                          noise_at="input"),
+         "zhou2018-conditional": Spec("AM-GAN appendix F, class condition", 32, 4,
+                                      _zhou_generator(), _zhou_discriminator(True),
+                                      weight_norm=True, head="k+1", noise_at="input"),}
 
 # %% ../nbs/02_models.ipynb #2980c6ee
 def find_spec(resolution=32, spec=None):
-    """The `Spec` named `spec`, or AC-GAN's for `resolution` pixels when `spec` is None. UserError when there is none."""
+    """The `Spec` named `spec`, or AC-GAN's for `resolution` pixels when `spec` is None. UserError
+    when there is none."""
     if spec is not None:
         found = SPECS[choose(spec, SPECS, "network")]
         if found.resolution != resolution:
-            raise UserError(f"network {spec!r} makes {found.resolution}-pixel images, not {resolution}")
+            raise UserError(f"network {spec!r} makes {found.resolution}-pixel images, not "
+                            f"{resolution}")
         return found
     sizes = sorted(s.resolution for name, s in SPECS.items() if name.startswith("odena2017"))
     if resolution not in sizes:
-        raise UserError(f"no network for {resolution}-pixel images: AC-GAN has {', '.join(map(str, sizes))}")
+        raise UserError(f"no network for {resolution}-pixel images: AC-GAN has "
+                        f"{', '.join(map(str, sizes))}")
     return SPECS[f"odena2017-{resolution}"]
 
 # %% ../nbs/02_models.ipynb #d1cad1e3
@@ -126,7 +140,8 @@ def same_padding(size, kernel, stride):
 
 # %% ../nbs/02_models.ipynb #081dfd35
 class Conv(nn.Conv2d):
-    """A convolution x [B,C,H,W] -> [B,maps,H/stride,W/stride]. `padding`: 'tf', 'torch' (both keep H/stride) or a number."""
+    """A convolution x [B,C,H,W] -> [B,maps,H/stride,W/stride]. `padding`: 'tf', 'torch' (both keep
+    H/stride) or a number."""
 
     def __init__(self, c_in, maps, kernel, stride, padding="tf"):
         self.far = 0
@@ -134,7 +149,8 @@ class Conv(nn.Conv2d):
         if isinstance(padding, str):
             sides = (kernel - 1) // 2
             if padding == "tf" and stride == 2:
-                sides, self.far = (kernel - 2) // 2, (kernel - 1) // 2 - (kernel - 2) // 2
+                sides = (kernel - 2) // 2
+                self.far = (kernel - 1) // 2 - (kernel - 2) // 2
         super().__init__(c_in, maps, kernel, stride, padding=sides)
 
     def forward(self, x):
@@ -142,20 +158,26 @@ class Conv(nn.Conv2d):
 
 # %% ../nbs/02_models.ipynb #99efeeb4
 def subpixel_kernels(weight, before):
-    """The kernels of the four subpixel_kernels of a stride-2 transposed convolution that crops `before` pixels: weight [..,C,maps,k,k] ->
-    [..,4*maps,C,3,3] for an ordinary convolution with padding 1, then `F.pixel_shuffle(y, 2)`. For k up to 6."""
-    sides = (2 - before, before + 4 - weight.shape[-1])                              # zeros that make six taps a side
-    taps = F.pad(weight, sides * 2).unflatten(-1, (3, 2)).unflatten(-3, (3, 2)).flip(-4, -2)   # ..,C,maps,3,2,3,2
+    """The kernels of the four subpixel_kernels of a stride-2 transposed convolution that crops
+    `before` pixels: weight [..,C,maps,k,k] -> [..,4*maps,C,3,3] for an ordinary convolution with
+    padding 1, then `F.pixel_shuffle(y, 2)`. For k up to 6."""
+    # zeros that make six taps a side
+    sides = (2 - before, before + 4 - weight.shape[-1])
+    # ..,C,maps,3,2,3,2
+    taps = F.pad(weight, sides * 2).unflatten(-1, (3, 2)).unflatten(-3, (3, 2)).flip(-4, -2)
     n = weight.dim() - 4
-    taps = taps.permute(*range(n), n + 1, n + 3, n + 5, n, n + 2, n + 4)             # ..,maps,2,2,C,3,3
+    # ..,maps,2,2,C,3,3
+    taps = taps.permute(*range(n), n + 1, n + 3, n + 5, n, n + 2, n + 4)
     return taps.flatten(n, n + 2)
 
 # %% ../nbs/02_models.ipynb #cfea301e
 class TransposedConv(nn.ConvTranspose2d):
-    """A transposed convolution x [B,C,H,W] -> [B,maps,stride*H,stride*W]. `padding`: 'tf', 'torch' or a number to crop."""
+    """A transposed convolution x [B,C,H,W] -> [B,maps,stride*H,stride*W]. `padding`: 'tf', 'torch'
+    or a number to crop."""
 
     def __init__(self, c_in, maps, kernel, stride, padding="tf"):
-        crop = kernel - stride                                                       # SAME: output is exactly stride * H
+        # SAME: output is exactly stride * H
+        crop = kernel - stride
         same = isinstance(padding, str)
         self.mirrored = padding == "tf" and crop % 2 == 1
         self.before = crop // 2 if self.mirrored else crop - crop // 2 if same else padding
@@ -165,17 +187,20 @@ class TransposedConv(nn.ConvTranspose2d):
 
     def forward(self, x):
         if self.phased and self.out_channels <= 4:
-            y = F.conv2d(x, subpixel_kernels(self.weight, self.before), self.bias.repeat_interleave(4), padding=1)
+            y = F.conv2d(x, subpixel_kernels(self.weight, self.before),
+                         self.bias.repeat_interleave(4), padding=1)
             return F.pixel_shuffle(y, 2)
         if not self.mirrored:
             return super().forward(x)
-        y = F.conv_transpose2d(x.flip(2, 3), self.weight.flip(2, 3), self.bias, self.stride, self.padding, self.output_padding)
+        y = F.conv_transpose2d(x.flip(2, 3), self.weight.flip(2, 3), self.bias, self.stride,
+                               self.padding, self.output_padding)
         return y.flip(2, 3)
 
 # %% ../nbs/02_models.ipynb #77133934
 class NoiseTape:
-    """Random numbers drawn ahead, for a network whose layers take them in turn: standard normal numbers with their standard
-    deviation, or a finished dropout mask. Stands in for a `torch.Generator`."""
+    """Random numbers drawn ahead, for a network whose layers take them in turn: standard normal
+    numbers with their standard deviation, or a finished dropout mask. Stands in for a
+    `torch.Generator`."""
 
     def __init__(self, entries):
         self.entries = iter(entries)
@@ -186,8 +211,8 @@ class NoiseTape:
 
 # %% ../nbs/02_models.ipynb #e5e42726
 def add_noise(x, std, rng=None, dist="gaussian"):
-    """x [..] plus noise drawn from `rng`: N(0, std^2), or for `dist` 'uniform' U(0, std) (the CIFAR-10 report's code). With a
-    `NoiseTape`, the numbers and their scale come from there."""
+    """x [..] plus noise drawn from `rng`: N(0, std^2), or for `dist` 'uniform' U(0, std) (the
+    CIFAR-10 report's code). With a `NoiseTape`, the numbers and their scale come from there."""
     if not std:
         return x
     if isinstance(rng, NoiseTape):
@@ -197,25 +222,28 @@ def add_noise(x, std, rng=None, dist="gaussian"):
 
 # %% ../nbs/02_models.ipynb #f75719b2
 def drop(x, p, rng=None):
-    """Inverted dropout of x [..] with probability `p`, drawn from `rng`; with `NoiseTape`, by the mask from there."""
+    """Inverted dropout of x [..] with probability `p`, drawn from `rng`; with `NoiseTape`, by the
+    mask from there."""
     if not p:
         return x
     if isinstance(rng, NoiseTape):
         return x * rng.take()[0]
-    keep = torch.rand(x.shape, generator=rng, device=x.device).ge_(p)                # a 0/1 mask; bernoulli_ is slower on a CPU
+    # a 0/1 mask; bernoulli_ is slower on a CPU
+    keep = torch.rand(x.shape, generator=rng, device=x.device).ge_(p)
     return x * keep.mul_(1 / (1 - p)).to(x.dtype)
 
 # %% ../nbs/02_models.ipynb #73c3d07d
 def normalise(bn, x):
-    """Batch normalisation of x [B,C,..] by `bn`: in training by the batch's statistics; in evaluation by the running ones, or by
-    the batch's when `bn.by_batch` is set."""
+    """Batch normalisation of x [B,C,..] by `bn`: in training by the batch's statistics; in
+    evaluation by the running ones, or by the batch's when `bn.by_batch` is set."""
     if bn.training or not getattr(bn, "by_batch", False):
         return bn(x)
     return F.batch_norm(x, None, None, bn.weight, bn.bias, training=True, eps=bn.eps)
 
 # %% ../nbs/02_models.ipynb #777f4997
 def sample_by_batch(net, on=True):
-    """Let every batch normalisation of `net` use the statistics of the batch in evaluation mode too. Returns `net`."""
+    """Let every batch normalisation of `net` use the statistics of the batch in evaluation mode
+    too. Returns `net`."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.by_batch = on
@@ -223,7 +251,8 @@ def sample_by_batch(net, on=True):
 
 # %% ../nbs/02_models.ipynb #2bc1cb5d
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation of x [B,C,H,W] whose scale and shift belong to the label c [B] (de Vries 2017)."""
+    """Batch normalisation of x [B,C,H,W] whose scale and shift belong to the label c [B] (de Vries
+    2017)."""
 
     def __init__(self, maps, n_classes, eps=1e-5, momentum=0.1):
         super().__init__()
@@ -232,7 +261,8 @@ class ConditionalBatchNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(n_classes, maps))
 
     def forward(self, x, c):
-        return normalise(self.norm, x) * self.scale[c][:, :, None, None] + self.shift[c][:, :, None, None]
+        return normalise(self.norm,
+                         x) * self.scale[c][:, :, None, None] + self.shift[c][:, :, None, None]
 
 # %% ../nbs/02_models.ipynb #56596ac2
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "lrelu": F.leaky_relu, None: lambda x: x}
@@ -248,38 +278,50 @@ def build_op(layer, c_in, maps, padding):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if layer.op == "noise":
         return nn.Identity()
-    return (Conv if layer.op == "conv" else TransposedConv)(c_in, maps, layer.kernel, layer.stride, sides)
+    return (Conv if layer.op == "conv"
+            else TransposedConv)(c_in, maps, layer.kernel, layer.stride, sides)
 
 # %% ../nbs/02_models.ipynb #8bc25cc1
 class Block(nn.Module):
-    """One row at work: operation, BN, nonlinearity, noise, dropout. forward(x, c=None, rng=None). `bn`: (epsilon, momentum)."""
+    """One row at work: operation, BN, nonlinearity, noise, dropout. forward(x, c=None, rng=None).
+    `bn`: (epsilon, momentum)."""
 
-    def __init__(self, layer, c_in, maps, padding="tf", slope=0.2, fold=None, noise_std=0.0, classes=0, bn=(1e-5, 0.1),
-                 noise_dist="gaussian"):
+    def __init__(self, layer, c_in, maps, padding="tf", slope=0.2, fold=None, noise_std=0.0,
+                 classes=0, bn=(1e-5, 0.1), noise_dist="gaussian"):
         super().__init__()
-        self.layer, self.maps, self.fold, self.slope = layer, maps, fold, slope
-        self.noise_std, self.noise_dist = noise_std, noise_dist
+        self.layer = layer
+        self.maps = maps
+        self.fold = fold
+        self.slope = slope
+        self.noise_std = noise_std
+        self.noise_dist = noise_dist
         self.op = build_op(layer, c_in, maps * (fold or 1) ** 2, padding)
         self.bn = None
         if layer.bn:
-            self.bn = ConditionalBatchNorm(maps, classes, *bn) if classes else nn.BatchNorm2d(maps, *bn)
+            self.bn = ConditionalBatchNorm(maps, classes,
+                                           *bn) if classes else nn.BatchNorm2d(maps, *bn)
 
     def forward(self, x, c=None, rng=None):
         x = self.op(x.flatten(1) if self.layer.op == "linear" else x)
         if self.fold:
             x = x.view(-1, self.maps, self.fold, self.fold)
         if self.bn is not None:
-            x = self.bn(x, c) if isinstance(self.bn, ConditionalBatchNorm) else normalise(self.bn, x)
+            x = self.bn(x, c) if isinstance(self.bn,
+                                            ConditionalBatchNorm) else normalise(self.bn, x)
         return self.finish(x, rng)
 
     def finish(self, x, rng=None):
-        """What follows the normalisation: nonlinearity, noise and dropout, number by number, so x may have any shape."""
-        x = F.leaky_relu(x, self.slope) if self.layer.act == "lrelu" else ACTIVATIONS[self.layer.act](x)
-        return drop(add_noise(x, self.noise_std, rng, self.noise_dist), self.layer.dropout, rng) if self.training else x
+        """What follows the normalisation: nonlinearity, noise and dropout, number by number, so x
+        may have any shape."""
+        x = (F.leaky_relu(x, self.slope) if self.layer.act == "lrelu"
+             else ACTIVATIONS[self.layer.act](x))
+        return drop(add_noise(x, self.noise_std, rng,
+                              self.noise_dist), self.layer.dropout, rng) if self.training else x
 
 # %% ../nbs/02_models.ipynb #a2885d2f
 def initialise(net, rng, std=0.02):
-    """Draw every weight of Linear and (transposed) convolution layers of `net` from N(0, std^2), biases 0. Returns `net`."""
+    """Draw every weight of Linear and (transposed) convolution layers of `net` from N(0, std^2),
+    biases 0. Returns `net`."""
     for module in net.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)):
             with torch.no_grad():
@@ -290,25 +332,30 @@ def initialise(net, rng, std=0.02):
 
 # %% ../nbs/02_models.ipynb #f9f6e84b
 class Generator(nn.Module):
-    """G(z [B,z_dim], c [B]) -> images [B,3,R,R] in [-1,1] (AC-GAN section 3, Tables 1 and 2). With n_classes=0 the label is not
-    used. `bn`: (epsilon, momentum). UserError for a resolution, network or switch that does not exist."""
+    """G(z [B,z_dim], c [B]) -> images [B,3,R,R] in [-1,1] (AC-GAN section 3, Tables 1 and 2). With
+    n_classes=0 the label is not used. `bn`: (epsilon, momentum). UserError for a resolution,
+    network or switch that does not exist."""
 
-    def __init__(self, resolution=32, n_classes=10, z_dim=None, width=1.0, spec=None, padding="tf", label_input="onehot",
-                 init_std=0.02, seed=0, bn=(1e-5, 0.1), z_dist="normal"):
+    def __init__(self, resolution=32, n_classes=10, z_dim=None, width=1.0, spec=None, padding="tf",
+                 label_input="onehot", init_std=0.02, seed=0, bn=(1e-5, 0.1), z_dist="normal"):
         super().__init__()
         choose(padding, ("tf", "torch"), "padding")
         self.z_dist = choose(z_dist, ("normal", "uniform"), "law of z")
         choose(label_input, ("onehot", "embedding", "cbn", "none"), "label input")
         s = find_spec(resolution, spec)
-        self.resolution, self.n_classes, self.z_dim = resolution, n_classes, z_dim or s.z_dim
+        self.resolution = resolution
+        self.n_classes = n_classes
+        self.z_dim = z_dim or s.z_dim
         self.label_input = label_input if n_classes else "none"
         if self.label_input == "embedding":
             self.embedding = nn.Embedding(n_classes, self.z_dim)
         c_in = self.z_dim + (n_classes if self.label_input == "onehot" else 0)
-        blocks, classes = [], n_classes if self.label_input == "cbn" else 0
+        blocks = []
+        classes = n_classes if self.label_input == "cbn" else 0
         for i, layer in enumerate(s.generator):
             maps = max(1, round(layer.maps * width)) if layer.maps else 3
-            blocks.append(Block(layer, c_in, maps, padding, s.slope, fold=None if i else s.start, classes=classes, bn=bn))
+            blocks.append(Block(layer, c_in, maps, padding, s.slope, fold=None if i else s.start,
+                                classes=classes, bn=bn))
             c_in = maps
         self.blocks = nn.ModuleList(blocks)
         initialise(self, generator(seed, "G"), init_std)
@@ -322,14 +369,16 @@ class Generator(nn.Module):
         return x
 
     def join(self, z, c):
-        """The first layer's input: z [B,z_dim] with the label c [B] put in, [B,z_dim] or [B,z_dim+K]."""
+        """The first layer's input: z [B,z_dim] with the label c [B] put in, [B,z_dim] or
+        [B,z_dim+K]."""
         if self.label_input == "onehot":
             return torch.cat([z, F.one_hot(c, self.n_classes).to(z.dtype)], 1)
         return z * self.embedding(c) if self.label_input == "embedding" else z
 
 # %% ../nbs/02_models.ipynb #ab30cda8
 def draw_z(G, n, rng):
-    """Noise z [n,z_dim] for G, from the generator `rng` and on its device: N(0, 1), or U(-1, 1) if G.z_dist is 'uniform'."""
+    """Noise z [n,z_dim] for G, from the generator `rng` and on its device: N(0, 1), or U(-1, 1) if
+    G.z_dist is 'uniform'."""
     on = {"generator": rng, "device": rng.device}
     if getattr(G, "z_dist", "normal") == "uniform":
         return 2 * torch.rand(n, G.z_dim, **on) - 1
@@ -337,7 +386,8 @@ def draw_z(G, n, rng):
 
 # %% ../nbs/02_models.ipynb #7a092687
 def normalise_weights(net):
-    """Put weight normalisation on every Linear and (transposed) convolution of `net`, one length for each output map."""
+    """Put weight normalisation on every Linear and (transposed) convolution of `net`, one length
+    for each output map."""
     for module in net.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             dim = 1 if isinstance(module, nn.ConvTranspose2d) else 0
@@ -346,37 +396,46 @@ def normalise_weights(net):
 
 # %% ../nbs/02_models.ipynb #79817cbc
 def split_head(units, head):
-    """Units [B,K+1] -> (source logit [B], class logits [B,K]). `head`: 'soft-sigmoid' (first unit is the source) or 'k+1' (one
-    softmax over K real classes and, last, 'fake')."""
+    """Units [B,K+1] -> (source logit [B], class logits [B,K]). `head`: 'soft-sigmoid' (first unit
+    is the source) or 'k+1' (one softmax over K real classes and, last, 'fake')."""
     if head == "soft-sigmoid":
         return units[:, 0], units[:, 1:]
-    units = units.float() if units.dtype in (torch.bfloat16, torch.float16) else units      # autocast leaves logsumexp in half
+    # autocast leaves logsumexp in half
+    units = units.float() if units.dtype in (torch.bfloat16, torch.float16) else units
     return units[:, :-1].logsumexp(1) - units[:, -1], units[:, :-1]
 
 # %% ../nbs/02_models.ipynb #e7d58207
 class Discriminator(nn.Module):
-    """D(x [B,3,R,R], rng=None) -> (source logit [B], class logits [B,K]) (AC-GAN Tables 1 and 2). `rng` draws noise and dropout.
-    `noise_std`, `noise_at`, `dropout`, `head`: None is what the table says. UserError for a resolution, network or switch that
-    does not exist."""
+    """D(x [B,3,R,R], rng=None) -> (source logit [B], class logits [B,K]) (AC-GAN Tables 1 and 2).
+    `rng` draws noise and dropout. `noise_std`, `noise_at`, `dropout`, `head`: None is what the
+    table says. UserError for a resolution, network or switch that does not exist."""
 
-    def __init__(self, resolution=32, n_classes=10, width=1.0, noise_std=None, spec=None, padding="tf", noise_at=None,
-                 dropout=None, head=None, init_std=0.02, seed=0, bn=(1e-5, 0.1), noise_dist="gaussian"):
+    def __init__(self, resolution=32, n_classes=10, width=1.0, noise_std=None, spec=None,
+                 padding="tf", noise_at=None, dropout=None, head=None, init_std=0.02, seed=0,
+                 bn=(1e-5, 0.1), noise_dist="gaussian"):
         super().__init__()
         choose(padding, ("tf", "torch"), "padding")
         self.noise_dist = choose(noise_dist, ("gaussian", "uniform"), "law of noise")
         s = find_spec(resolution, spec)
         noise_at = choose(noise_at or s.noise_at, ("activations", "input"), "place of noise")
-        noise_std = sum(row.std for row in s.discriminator if row.op == "noise") if noise_std is None else noise_std
-        self.resolution, self.n_classes = resolution, n_classes
+        noise_std = (sum(row.std for row in s.discriminator if row.op == "noise")
+                     if noise_std is None else noise_std)
+        self.resolution = resolution
+        self.n_classes = n_classes
         self.head = choose(head or s.head, ("soft-sigmoid", "k+1"), "head")
         self.input_noise = noise_std if noise_at == "input" else 0.0
-        c_in, side, blocks = 3, resolution, []
+        c_in = 3
+        side = resolution
+        blocks = []
         for row in s.discriminator:
-            row = row if dropout is None or not row.dropout else Layer(**{**asdict(row), "dropout": dropout})
-            maps = max(1, round(row.maps * width)) if row.maps else {"linear": n_classes + 1}.get(row.op, c_in)
+            row = (row if dropout is None or not row.dropout
+                   else Layer(**{**asdict(row), "dropout": dropout}))
+            maps = (max(1, round(row.maps * width)) if row.maps
+                    else {"linear": n_classes + 1}.get(row.op, c_in))
             hidden = row.op == "conv" and noise_at == "activations"
-            blocks.append(Block(row, c_in * side**2 if row.op == "linear" else c_in, maps, padding, s.slope,
-                                noise_std=noise_std if hidden else 0.0, bn=bn, noise_dist=noise_dist))
+            blocks.append(Block(row, c_in * side**2 if row.op == "linear" else c_in, maps, padding,
+                                s.slope, noise_std=noise_std if hidden else 0.0, bn=bn,
+                                noise_dist=noise_dist))
             side = 1 if row.op == "avgpool" else side // (row.stride or 1)
             c_in = maps
         self.blocks = nn.ModuleList(blocks)
@@ -392,38 +451,47 @@ class Discriminator(nn.Module):
 
 # %% ../nbs/02_models.ipynb #bfe22816
 def flops(module, x, y):
-    """Floating-point operations of one Linear or (transposed) convolution for input x and output y [B,...], per image."""
+    """Floating-point operations of one Linear or (transposed) convolution for input x and output y
+    [B,...], per image."""
     weights = module.weight.numel()
     if isinstance(module, nn.Linear):
         return 2 * weights
-    pixels = x.shape[-1] * x.shape[-2] if isinstance(module, nn.ConvTranspose2d) else y.shape[-1] * y.shape[-2]
+    pixels = (x.shape[-1] * x.shape[-2] if isinstance(module, nn.ConvTranspose2d)
+              else y.shape[-1] * y.shape[-2])
     return 2 * weights * pixels
 
 # %% ../nbs/02_models.ipynb #4d6d5815
 def describe(net):
-    """The rows of a built Generator or Discriminator: operation, kernel, stride, maps, bn, dropout, nonlinearity, output shape,
-    parameters, mflop (forward, one image)."""
-    names = {"Linear": "Linear", "Conv": "Convolution", "TransposedConv": "Transposed Convolution", "Sequential": "Average Pooling",
-             "Identity": "Gaussian noise", "ParametrizedLinear": "Linear", "ParametrizedConv": "Convolution",
+    """The rows of a built Generator or Discriminator: operation, kernel, stride, maps, bn, dropout,
+    nonlinearity, output shape, parameters, mflop (forward, one image)."""
+    names = {"Linear": "Linear", "Conv": "Convolution", "TransposedConv": "Transposed Convolution",
+             "Sequential": "Average Pooling", "Identity": "Gaussian noise",
+             "ParametrizedLinear": "Linear", "ParametrizedConv": "Convolution",
              "ParametrizedTransposedConv": "Transposed Convolution"}
-    rows, handles = [], []
+    rows = []
+    handles = []
 
     def read(block, inputs, output):
-        op, layer = block.op, block.layer
+        op = block.op
+        layer = block.layer
         weighted = hasattr(op, "weight")
-        rows.append({"operation": names[type(op).__name__], "kernel": op.kernel_size[0] if hasattr(op, "kernel_size") else None,
-                     "stride": op.stride[0] if hasattr(op, "stride") else None, "maps": output.shape[1], "bn": block.bn is not None,
-                     "dropout": layer.dropout, "nonlinearity": layer.act or "none", "output": list(output.shape[1:]),
+        rows.append({"operation": names[type(op).__name__],
+                     "kernel": op.kernel_size[0] if hasattr(op, "kernel_size") else None,
+                     "stride": op.stride[0] if hasattr(op, "stride") else None,
+                     "maps": output.shape[1], "bn": block.bn is not None, "dropout": layer.dropout,
+                     "nonlinearity": layer.act or "none", "output": list(output.shape[1:]),
                      "parameters": sum(p.numel() for p in block.parameters()),
                      "mflop": flops(op, inputs[0], output) / 1e6 if weighted else 0.0})
 
-    was, like = net.training, next(net.parameters())
+    was = net.training
+    like = next(net.parameters())
     net.eval()
     handles = [block.register_forward_hook(read) for block in net.blocks]
     try:
         with torch.no_grad():
             if isinstance(net, Generator):
-                net(like.new_zeros(1, net.z_dim), torch.zeros(1, dtype=torch.int64, device=like.device))
+                net(like.new_zeros(1, net.z_dim),
+                    torch.zeros(1, dtype=torch.int64, device=like.device))
             else:
                 net(like.new_zeros(1, 3, net.resolution, net.resolution))
     finally:
@@ -434,94 +502,120 @@ def describe(net):
 
 # %% ../nbs/02_models.ipynb #e8139b99
 def as_printed(rows):
-    """The rows of `describe` for a table: 'n/a' for no kernel and stride, 'maps x height x width', MFLOP to two digits."""
+    """The rows of `describe` for a table: 'n/a' for no kernel and stride, 'maps x height x width',
+    MFLOP to two digits."""
     return [{**row, "kernel": row["kernel"] or "n/a", "stride": row["stride"] or "n/a",
-             "output": " x ".join(map(str, row["output"])), "mflop": round(row["mflop"], 2)} for row in rows]
+             "output": " x ".join(map(str, row["output"])), "mflop": round(row["mflop"], 2)}
+            for row in rows]
 
 # %% ../nbs/02_models.ipynb #7ba062c6
 def costs_of(G, D, batch=100):
-    """{'pixels', parameters of G and D, MFLOP of one image forward, GFLOP of one step at `batch` images} of a pair of networks."""
-    g, d = (sum(row["mflop"] for row in describe(net)) / 1e3 for net in (G, D))               # GFLOP an image, forward
+    """{'pixels', parameters of G and D, MFLOP of one image forward, GFLOP of one step at `batch`
+    images} of a pair of networks."""
+    # GFLOP an image, forward
+    g, d = (sum(row["mflop"] for row in describe(net)) / 1e3 for net in (G, D))
     size_g, size_d = (sum(p.numel() for p in net.parameters()) for net in (G, D))
     return {"pixels": G.resolution, "parameters of G": size_g, "parameters of D": size_d,
             "G forward, MFLOP": round(g * 1e3, 1), "D forward, MFLOP": round(d * 1e3, 1),
-            f"one step at batch {batch}, GFLOP": round(batch * (g + 6 * d) + batch * (3 * g + 2 * d), 1)}
+            f"one step at batch {batch}, GFLOP": round(
+                batch * (g + 6 * d) + batch * (3 * g + 2 * d), 1)}
 
 # %% ../nbs/02_models.ipynb #26815d69
 COLUMNS = ("kernel", "stride", "maps", "bn", "dropout", "nonlinearity")
-_PRINTED_D = [*((3, 2 - i % 2, 16 * 2**i, i > 0, 0.5, "lrelu") for i in range(6)), (None, None, 11, False, 0, "none")]
-PRINTED_TABLES = {
-    (128, "generator"): [(None, None, 768, False, 0, "relu"), *((5, 2, m, True, 0, "relu") for m in (384, 256, 192)),
-                         (5, 2, 3, False, 0, "tanh")],
-    (32, "generator"): [(None, None, 384, False, 0, "relu"), *((5, 2, m, True, 0, "relu") for m in (192, 96)),
-                        (5, 2, 3, False, 0, "tanh")],
-    (128, "discriminator"): _PRINTED_D, (32, "discriminator"): _PRINTED_D}
+_PRINTED_D = [*((3, 2 - i % 2, 16 * 2**i, i > 0, 0.5, "lrelu") for i in range(6)),
+              (None, None, 11, False, 0, "none")]
+PRINTED_TABLES = {(128, "generator"): [(None, None, 768, False, 0, "relu"),
+                                       *((5, 2, m, True, 0, "relu") for m in (384, 256, 192)),
+                                       (5, 2, 3, False, 0, "tanh")],
+                  (32, "generator"): [(None, None, 384, False, 0, "relu"),
+                                      *((5, 2, m, True, 0, "relu") for m in (192, 96)),
+                                      (5, 2, 3, False, 0, "tanh")],
+                  (128, "discriminator"): _PRINTED_D, (32, "discriminator"): _PRINTED_D}
 
 # %% ../nbs/02_models.ipynb #e7950015
 def table_differences(rows, resolution, which):
-    """['generator row 2', ...]: the `rows` of `describe` that differ from the printed table of `which`, 'generator' or 'discriminator'."""
+    """['generator row 2', ...]: the `rows` of `describe` that differ from the printed table of
+    `which`, 'generator' or 'discriminator'."""
     pairs = zip(rows, PRINTED_TABLES[resolution, which], strict=True)
-    return [f"{which} row {i}" for i, (row, printed) in enumerate(pairs, 1) if tuple(row[name] for name in COLUMNS) != printed]
+    return [f"{which} row {i}" for i, (row, printed) in enumerate(pairs, 1)
+            if tuple(row[name] for name in COLUMNS) != printed]
 
 # %% ../nbs/02_models.ipynb #269a1049
-PRINTED_SETTINGS = {128: {"optimisers": [("Adam", 0.5, 0.999)], "learning rates": [2e-4], "batch": 100, "leaky slopes": [0.2],
-                          "mean and sd of weights": (0.0, 0.02), "biases": [0.0], "iterations": 50_000}}
-PRINTED_SETTINGS[32] = PRINTED_SETTINGS[128] | {
-    "grid": {"lr_g": [1e-4, 2e-4, 3e-4], "lr_d": [1e-4, 2e-4, 3e-4], "noise_std": [0, 0.1, 0.2]}, "settings": 27}
+PRINTED_SETTINGS = {128: {"optimisers": [("Adam", 0.5, 0.999)], "learning rates": [2e-4],
+                          "batch": 100, "leaky slopes": [0.2],
+                          "mean and sd of weights": (0.0, 0.02), "biases": [0.0],
+                          "iterations": 50_000}}
+PRINTED_SETTINGS[
+    32] = PRINTED_SETTINGS[128] | {"grid": {"lr_g": [1e-4, 2e-4, 3e-4], "lr_d": [1e-4, 2e-4, 3e-4],
+                                            "noise_std": [0, 0.1, 0.2]}, "settings": 27}
 
 # %% ../nbs/02_models.ipynb #e9b91dc5
 def training_values(G, D, optimisers):
-    """{'optimisers', 'learning rates', 'leaky slopes', 'mean and sd of weights', 'biases'} of networks before their first step."""
+    """{'optimisers', 'learning rates', 'leaky slopes', 'mean and sd of weights', 'biases'} of
+    networks before their first step."""
     groups = [(type(one).__name__, group) for one in optimisers for group in one.param_groups]
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     layers = [module for net in (G, D) for module in net.modules() if isinstance(module, kinds)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
-    biases = {v for layer in layers if layer.bias is not None for v in layer.bias.detach().unique().tolist()}
+    biases = {v for layer in layers if layer.bias is not None
+              for v in layer.bias.detach().unique().tolist()}
     return {"optimisers": sorted({(kind, *group["betas"]) for kind, group in groups}),
-            "learning rates": sorted({group["lr"] for _, group in groups}),
-            "leaky slopes": sorted({block.slope for block in D.blocks if block.layer.act == "lrelu"}),
-            "mean and sd of weights": (round(weights.mean().item(), 4), round(weights.std().item(), 3)), "biases": sorted(biases)}
+            "learning rates": sorted({group["lr"] for _, group in groups}), "leaky slopes": sorted(
+                {block.slope for block in D.blocks if block.layer.act == "lrelu"}),
+            "mean and sd of weights": (round(weights.mean().item(), 4),
+                                       round(weights.std().item(), 3)), "biases": sorted(biases)}
 
 # %% ../nbs/02_models.ipynb #0885756f
 def setting_differences(held, resolution):
-    """['batch: 32 instead of 100', ...]: the values of `held` that differ from those printed below the table of `resolution`."""
+    """['batch: 32 instead of 100', ...]: the values of `held` that differ from those printed below
+    the table of `resolution`."""
     printed = PRINTED_SETTINGS[resolution]
-    return [f"{name}: {held[name]} instead of {value}" for name, value in printed.items() if held[name] != value]
+    return [f"{name}: {held[name]} instead of {value}"
+            for name, value in printed.items() if held[name] != value]
 
 # %% ../nbs/02_models.ipynb #f24439a2
 def printed_values(resolution):
-    """How many values the paper prints for the networks of `resolution` pixels: every column of every layer, and the settings below."""
+    """How many values the paper prints for the networks of `resolution` pixels: every column of
+    every layer, and the settings below."""
     tables = [table for (r, _), table in PRINTED_TABLES.items() if r == resolution]
     return len(COLUMNS) * sum(map(len, tables)) + len(PRINTED_SETTINGS[resolution])
 
 # %% ../nbs/02_models.ipynb #34f007b7
 def noise_spec(D):
-    """What one pass of D takes, in order: ('input' or 'noise', shape for one image, std) and ('dropout', shape, p). Zeros too.
-    Uniform noise is called 'uniform'."""
+    """What one pass of D takes, in order: ('input' or 'noise', shape for one image, std) and
+    ('dropout', shape, p). Zeros too. Uniform noise is called 'uniform'."""
     uniform = D.noise_dist == "uniform"
     plan = [("uniform" if uniform else "input", (3, D.resolution, D.resolution), D.input_noise)]
     for block, row in zip(D.blocks, describe(D), strict=True):
         shape = tuple(row["output"])
-        plan += [("uniform" if uniform else "noise", shape, block.noise_std), ("dropout", shape, block.layer.dropout)]
+        plan += [("uniform" if uniform else "noise", shape, block.noise_std),
+                 ("dropout", shape, block.layer.dropout)]
     return plan
 
 # %% ../nbs/02_models.ipynb #45622559
 class NoiseSampler:
-    """Draws what one pass of D takes for M members, by their `noise_spec`s: entries [M,B,..] for `NoiseTape`. `at_once`: all noise in one
-    draw and all masks in another (default: on a GPU)."""
+    """Draws what one pass of D takes for M members, by their `noise_spec`s: entries [M,B,..] for
+    `NoiseTape`. `at_once`: all noise in one draw and all masks in another (default: on a GPU)."""
 
     def __init__(self, plans, batch, device="cpu", dtype=None, at_once=None):
-        self.plans, self.batch, self.device, self.dtype, self.together, self.stds = plans, batch, torch.device(device), dtype, {}, {}
+        self.plans = plans
+        self.batch = batch
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.together = {}
+        self.stds = {}
         self.at_once = self.device.type == "cuda" if at_once is None else at_once
         for i, (kind, shape, value) in enumerate(plans[0]):
             if any(plan[i][2] for plan in plans):
                 key = (kind, value if kind == "dropout" else 0) if self.at_once else i
                 self.together.setdefault(key, []).append(i)
                 stds = [plan[i][2] for plan in plans]
-                self.stds[i] = torch.tensor(stds, device=device, dtype=dtype).view(-1, 1, *[1] * len(shape))
+                self.stds[i] = torch.tensor(stds, device=device,
+                                            dtype=dtype).view(-1, 1, *[1] * len(shape))
 
     def draw(self, rngs):
-        """One pass's entries, member m's drawn from rngs[m]: (numbers, std) for noise, (mask,) for dropout."""
+        """One pass's entries, member m's drawn from rngs[m]: (numbers, std) for noise, (mask,) for
+        dropout."""
         entries = {}
         for these in self.together.values():
             sizes = [self.batch * math.prod(self.plans[0][i][1]) for i in these]
@@ -531,7 +625,7 @@ class NoiseSampler:
                 self.fill(numbers, rng, kind, value)
             for i, part in zip(these, flat.split(sizes, 1), strict=True):
                 part = part.view(len(rngs), self.batch, *self.plans[0][i][1])
-                if self.at_once and part.dim() == 5:                                         # in memory as H,W,C, like images there
+                if self.at_once and part.dim() == 5:  # in memory as H,W,C, like images there
                     part = part.view(*part.shape[:2], *part.shape[3:], -1).permute(0, 1, 4, 2, 3)
                 entries[i] = (part,) if self.plans[0][i][0] == "dropout" else (part, self.stds[i])
         return [entries[i] for i in sorted(entries)]
@@ -550,61 +644,80 @@ class NoiseSampler:
             numbers.uniform_(generator=rng).ge_(value).mul_(1 / (1 - value))
 
 # %% ../nbs/02_models.ipynb #8ba58979
-AMBIGUITIES = [
-    {"question": "side of G's first map", "switch": "spec", "default": "8 (128 px), 4 (64, 32 px)", "others": "1 (tay2021-1)",
-     "why": "the only start from which the tables' layers reach the stated size"},
-    {"question": "padding of stride-2 layers", "switch": "padding", "default": "tf",
-     "others": "torch; 0 with other kernels (tay2021-1)",
-     "why": "AC-GAN was written in TensorFlow, whose SAME keeps the sizes; one-pixel shift against torch"},
-    {"question": "how the label enters G", "switch": "label_input", "default": "onehot", "others": "embedding, cbn",
-     "why": "the input of 110 numbers is 100 of noise and 10 of one-hot label"},
-    {"question": "where activation noise goes", "switch": "noise_at", "default": "activations", "others": "input",
-     "why": "Table 2 says activation noise; Salimans' programs put it on the input"},
-    {"question": "standard deviation of noise", "switch": "noise_std", "default": "0 to 0.2", "others": "Table 1 gives none",
-     "why": "Table 2 searches 0, 0.1, 0.2; the middle is the report's choice"},
-    {"question": "dropout in D", "switch": "dropout", "default": "0.5 after each nonlinearity", "others": "any number, 0 for none",
-     "why": "stated; its place among noise and nonlinearity is not"},
-    {"question": "length of z", "switch": "z_dim", "default": "100 numbers", "others": "any number of them",
-     "why": "110 less 10 classes"},
-    {"question": "law of z", "switch": "z_dist", "default": "normal: N(0, 1)", "others": "uniform: U(-1, 1)",
-     "why": "AM-GAN states N(0, 1); DCGAN, which the paper follows, draws U(-1, 1)"},
-    {"question": "initial weights", "switch": "init_std", "default": "N(0, 0.02), BN scale 1", "others": "any standard deviation",
-     "why": "stated for weights and biases; BN by the report"},
-    {"question": "D's last layer", "switch": "head", "default": "soft-sigmoid", "others": "k+1",
-     "why": "stated; the K+1 softmax is LabelGAN's and AM-GAN's"},
-    {"question": "64-pixel networks", "switch": "spec", "default": "Table 1 from 4x4", "others": "one layer fewer from 8x8",
-     "why": "keeps the number of layers"},
-    {"question": "G's loss", "switch": "objective", "default": "non-saturating", "others": "acgan-saturating (Eq. 2 as printed)",
-     "why": "the printed form has almost no gradient where G starts"},
-]
+AMBIGUITIES = [{"question": "side of G's first map", "switch": "spec",
+                "default": "8 (128 px), 4 (64, 32 px)", "others": "1 (tay2021-1)",
+                "why": "the only start from which the tables' layers reach the stated size"},
+               {"question": "padding of stride-2 layers", "switch": "padding", "default": "tf",
+                "others": "torch; 0 with other kernels (tay2021-1)",
+                "why": "AC-GAN was written in TensorFlow, whose SAME keeps the sizes; one-pixel "
+                       "shift against torch"},
+               {"question": "how the label enters G", "switch": "label_input", "default": "onehot",
+                "others": "embedding, cbn",
+                "why": "the input of 110 numbers is 100 of noise and 10 of one-hot label"},
+               {"question": "where activation noise goes", "switch": "noise_at",
+                "default": "activations", "others": "input",
+                "why": "Table 2 says activation noise; Salimans' programs put it on the input"},
+               {"question": "standard deviation of noise", "switch": "noise_std",
+                "default": "0 to 0.2", "others": "Table 1 gives none",
+                "why": "Table 2 searches 0, 0.1, 0.2; the middle is the report's choice"},
+               {"question": "dropout in D", "switch": "dropout",
+                "default": "0.5 after each nonlinearity", "others": "any number, 0 for none",
+                "why": "stated; its place among noise and nonlinearity is not"},
+               {"question": "length of z", "switch": "z_dim", "default": "100 numbers",
+                "others": "any number of them", "why": "110 less 10 classes"},
+               {"question": "law of z", "switch": "z_dist", "default": "normal: N(0, 1)",
+                "others": "uniform: U(-1, 1)",
+                "why": "AM-GAN states N(0, 1); DCGAN, which the paper follows, draws U(-1, 1)"},
+               {"question": "initial weights", "switch": "init_std",
+                "default": "N(0, 0.02), BN scale 1", "others": "any standard deviation",
+                "why": "stated for weights and biases; BN by the report"},
+               {"question": "D's last layer", "switch": "head", "default": "soft-sigmoid",
+                "others": "k+1", "why": "stated; the K+1 softmax is LabelGAN's and AM-GAN's"},
+               {"question": "64-pixel networks", "switch": "spec", "default": "Table 1 from 4x4",
+                "others": "one layer fewer from 8x8", "why": "keeps the number of layers"},
+               {"question": "G's loss", "switch": "objective", "default": "non-saturating",
+                "others": "acgan-saturating (Eq. 2 as printed)",
+                "why": "the printed form has almost no gradient where G starts"},]
 
 # %% ../nbs/02_models.ipynb #38fa8754
 AMBIGUITIES += [
-    {"question": "real and fake images in D's batch norm", "switch": "joint_bn", "default": "two separate batches",
-     "others": "one joint batch", "why": "usual since DCGAN; the statistics of either stay clean"},
-    {"question": "epsilon of batch norm", "switch": "bn_eps", "default": "1e-5 (PyTorch)", "others": "1e-3 (TensorFlow)",
-     "why": "no paper states it; AM-GAN's code has 1e-3"},
-    {"question": "momentum of batch norm", "switch": "bn_momentum", "default": "0.1 of the new batch (PyTorch)",
-     "others": "0.01 (TensorFlow's 0.99), 0.001 (its 0.999)", "why": "no paper states it; it acts on sampling only"},
-    {"question": "G's batch norm when sampling", "switch": "sampling_bn", "default": "running: the statistics of training",
-     "others": "batch: those of the samples, over mixed classes", "why": "AM-GAN's and the report's code keep the batch's"},
+    {"question": "real and fake images in D's batch norm", "switch": "joint_bn",
+     "default": "two separate batches", "others": "one joint batch",
+     "why": "usual since DCGAN; the statistics of either stay clean"},
+    {"question": "epsilon of batch norm", "switch": "bn_eps", "default": "1e-5 (PyTorch)",
+     "others": "1e-3 (TensorFlow)", "why": "no paper states it; AM-GAN's code has 1e-3"},
+    {"question": "momentum of batch norm", "switch": "bn_momentum",
+     "default": "0.1 of the new batch (PyTorch)",
+     "others": "0.01 (TensorFlow's 0.99), 0.001 (its 0.999)",
+     "why": "no paper states it; it acts on sampling only"},
+    {"question": "G's batch norm when sampling", "switch": "sampling_bn",
+     "default": "running: the statistics of training",
+     "others": "batch: those of the samples, over mixed classes",
+     "why": "AM-GAN's and the report's code keep the batch's"},
     {"question": "law of activation noise", "switch": "noise_dist", "default": "gaussian",
-     "others": "uniform: U(0, noise_std)", "why": "the report writes of a standard deviation; its code draws U(0, 0.1)"},
-    {"question": "class loss", "switch": "class_loss", "default": "log: -log p", "others": "linear: -p",
+     "others": "uniform: U(0, noise_std)",
+     "why": "the report writes of a standard deviation; its code draws U(0, 0.1)"},
+    {"question": "class loss", "switch": "class_loss", "default": "log: -log p",
+     "others": "linear: -p",
      "why": "Eq. 3; several public programs, the report's too, minimise -p"},
-    {"question": "the class that a fake is to have", "switch": "labels", "default": "predefined: the label given to G",
-     "others": "dynamic: D's own likeliest class", "why": "AM-GAN section 5.1; every objective with a class term on fakes has both"},
-    {"question": "weight of D's class term on fakes", "switch": "loss_weights: d_class_fake", "default": "1 (Eq. 3)",
-     "others": "any, 0 is AC-GAN*", "why": "Eq. 3 weighs it as the term on real images; many programs leave it out"},
-    {"question": "weight of G's class term", "switch": "loss_weights: g_class_fake", "default": "1 (Eq. 3)",
-     "others": "0.1 (a WGAN-GP program, AM-GAN section 7.1.5)", "why": "the paper names no weight"},
-    {"question": "fakes in G's step", "switch": "reuse_fakes", "default": "fresh ones", "others": "those that D has just seen",
+    {"question": "the class that a fake is to have", "switch": "labels",
+     "default": "predefined: the label given to G", "others": "dynamic: D's own likeliest class",
+     "why": "AM-GAN section 5.1; every objective with a class term on fakes has both"},
+    {"question": "weight of D's class term on fakes", "switch": "loss_weights: d_class_fake",
+     "default": "1 (Eq. 3)", "others": "any, 0 is AC-GAN*",
+     "why": "Eq. 3 weighs it as the term on real images; many programs leave it out"},
+    {"question": "weight of G's class term", "switch": "loss_weights: g_class_fake",
+     "default": "1 (Eq. 3)", "others": "0.1 (a WGAN-GP program, AM-GAN section 7.1.5)",
+     "why": "the paper names no weight"},
+    {"question": "fakes in G's step", "switch": "reuse_fakes", "default": "fresh ones",
+     "others": "those that D has just seen",
      "why": "Goodfellow's algorithm draws anew; the report's code reuses them"},
     {"question": "learning rate over time", "switch": "lr_schedule", "default": "constant",
-     "others": "staircase, linear (with lr_decay_steps)", "why": "the tables print one number; AM-GAN has a staircase"},
-    {"question": "moving average of G", "switch": "ema", "default": "0: none", "others": "a decay such as 0.999",
-     "why": "no paper mentions one; later GANs sample from it"},
+     "others": "staircase, linear (with lr_decay_steps)",
+     "why": "the tables print one number; AM-GAN has a staircase"},
+    {"question": "moving average of G", "switch": "ema", "default": "0: none",
+     "others": "a decay such as 0.999", "why": "no paper mentions one; later GANs sample from it"},
     {"question": "labelled images in semi-supervised training", "switch": "label_stream",
-     "default": "shared: by chance in D's batches", "others": "own: a batch of labelled images in each step",
-     "why": "section 5 proposes the training and does not describe it"},
-]
+     "default": "shared: by chance in D's batches",
+     "others": "own: a batch of labelled images in each step",
+     "why": "section 5 proposes the training and does not describe it"},]

@@ -19,7 +19,8 @@ from .training import build
 
 # %% ../nbs/10b_nulls.ipynb #2f7195cf
 class Untrained(Ensemble):
-    """The Ensemble `E` with the networks that its runs start from; `seed` draws other initial weights than theirs."""
+    """The Ensemble `E` with the networks that its runs start from; `seed` draws other initial
+    weights than theirs."""
 
     def __init__(self, E, seed=0):
         super().__init__(E.runs, E.classes, E.device)
@@ -28,7 +29,8 @@ class Untrained(Ensemble):
     def networks(self, run):
         """(G, D) of a run as they are before the first step, in evaluation mode."""
         config = run.config
-        start = replace(config, gan=replace(config.gan, seed=derive_seed(config.gan.seed, "untrained", self.seed) % 2**31))
+        start = replace(config, gan=replace(
+            config.gan, seed=derive_seed(config.gan.seed, "untrained", self.seed) % 2**31))
         return tuple(net.to(self.device).eval() for net in build(start))
 
     def owners(self):
@@ -37,10 +39,14 @@ class Untrained(Ensemble):
 
 # %% ../nbs/10b_nulls.ipynb #24392e74
 class Drawn:
-    """A sampler over `classes` that calls draw(k, n, rng) for uint8 images [m,3,R,R], m <= n, of class index k; `name` seeds it."""
+    """A sampler over `classes` that calls draw(k, n, rng) for uint8 images [m,3,R,R], m <= n, of
+    class index k; `name` seeds it."""
 
     def __init__(self, draw, classes, name):
-        self.draw, self.classes, self.name, self.missing = draw, list(classes), name, []
+        self.draw = draw
+        self.classes = list(classes)
+        self.name = name
+        self.missing = []
 
     def sample(self, c, n, seed=0):
         """Up to n images of class c (name or index)."""
@@ -50,8 +56,10 @@ class Drawn:
     def sample_set(self, per_class, seed=0):
         """Up to `per_class` images of every class, as an ImageSet."""
         parts = [self.sample(k, per_class, seed) for k in range(len(self.classes))]
-        labels = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
-        return ImageSet(torch.cat(parts), labels, self.classes, self.name, "null", fingerprint(self.name, self.classes, per_class, seed))
+        labels = torch.arange(len(parts)).repeat_interleave(
+            torch.tensor([len(part) for part in parts]))
+        return ImageSet(torch.cat(parts), labels, self.classes, self.name, "null",
+                        fingerprint(self.name, self.classes, per_class, seed))
 
     def owners(self):
         """One unit: whatever this draws goes together."""
@@ -61,14 +69,16 @@ class Drawn:
 def noise(images, seed=0):
     """The sampler of uniform noise with the size and the classes of the ImageSet `images`."""
     size = tuple(images.images.shape[1:])
-    return Drawn(lambda k, n, rng: torch.randint(0, 256, (n, *size), dtype=torch.uint8, generator=rng), images.classes, f"noise {seed}")
+    return Drawn(lambda k, n, rng: torch.randint(0, 256, (n, *size), dtype=torch.uint8,
+                                                 generator=rng), images.classes, f"noise {seed}")
 
 # %% ../nbs/10b_nulls.ipynb #407467e0
 def repeated(images, seed=0):
     """The sampler that repeats one image of each class of the ImageSet `images`."""
-    picks = [of[torch.randint(len(of), (1,), generator=generator(seed, "repeated", k)).item()] for k, of in
-             enumerate(images.of_class(k) for k in range(images.n_classes))]
-    return Drawn(lambda k, n, rng: images.images[picks[k]].expand(n, -1, -1, -1).clone(), images.classes, f"repeated {seed}")
+    picks = [of[torch.randint(len(of), (1,), generator=generator(seed, "repeated", k)).item()]
+             for k, of in enumerate(images.of_class(k) for k in range(images.n_classes))]
+    return Drawn(lambda k, n, rng: images.images[picks[k]].expand(n, -1, -1, -1).clone(),
+                 images.classes, f"repeated {seed}")
 
 # %% ../nbs/10b_nulls.ipynb #670282fc
 def held_out(test, seed=0):
@@ -80,47 +90,59 @@ def held_out(test, seed=0):
 
 # %% ../nbs/10b_nulls.ipynb #d92d49a0
 def of_images(images, name="samples"):
-    """The sampler that draws from the ImageSet `images`, each at most once a draw: one unit called `name`."""
+    """The sampler that draws from the ImageSet `images`, each at most once a draw: one unit called
+    `name`."""
     drawn = held_out(images, 0)
     return Drawn(drawn.draw, images.classes, name)
 
 # %% ../nbs/10b_nulls.ipynb #b12646a5
 def by_training(samplers, **columns):
-    """{name: [values], ..., 'clusters': [ids]} of `columns` {name: a list of values by class for each of `samplers`}.
+    """{name: [values], ..., 'clusters': [ids]} of `columns` {name: a list of values by class for
+    each of `samplers`}.
 
-    A sampler (an Ensemble or a null) says with `owners()` whose each class is; the saved list of them will do. Rows with a NaN are left out."""
+    A sampler (an Ensemble or a null) says with `owners()` whose each class is; the saved list of
+    them will do. Rows with a NaN are left out."""
     ids = [owner for one in samplers for owner in (one if isinstance(one, list) else one.owners())]
-    flat = {name: [float(value) for values in tables for value in values] for name, tables in columns.items()}
-    kept = [i for i in range(len(ids)) if not any(math.isnan(values[i]) for values in flat.values())]
-    return {name: [values[i] for i in kept] for name, values in flat.items()} | {"clusters": [ids[i] for i in kept]}
+    flat = {name: [float(value) for values in tables for value in values]
+            for name, tables in columns.items()}
+    kept = [i
+            for i in range(len(ids)) if not any(math.isnan(values[i]) for values in flat.values())]
+    return {name: [values[i] for i in kept]
+            for name, values in flat.items()} | {"clusters": [ids[i] for i in kept]}
 
 # %% ../nbs/10b_nulls.ipynb #176a58f1
 def above_chance(values, chance, clusters=None, who="an independent classifier"):
-    """The condition that `values`, shares that `who` names rightly, are above `chance` with their whole interval over `clusters`."""
-    named = {"what": f"{who} names the class more often than chance", "above": chance, "values": list(values)}
+    """The condition that `values`, shares that `who` names rightly, are above `chance` with their
+    whole interval over `clusters`."""
+    named = {"what": f"{who} names the class more often than chance", "above": chance,
+             "values": list(values)}
     return named | ({} if clusters is None else {"clusters": list(clusters)})
 
 # %% ../nbs/10b_nulls.ipynb #f336d0b1
 def recognised(samplers, accuracy):
-    """What `claims.judge` takes as given: `accuracy` (shares by class, a list for each of `samplers`) is above chance."""
+    """What `claims.judge` takes as given: `accuracy` (shares by class, a list for each of
+    `samplers`) is above chance."""
     part = by_training(samplers, values=accuracy)
     return above_chance(part["values"], 1 / len(accuracy[0]), part["clusters"])
 
 # %% ../nbs/10b_nulls.ipynb #d0677a61
 def by_row(rows, **columns):
-    """As `by_training`, from a data frame with one row a training and class and its `owner`; `columns`: {name: column of `rows`}."""
+    """As `by_training`, from a data frame with one row a training and class and its `owner`;
+    `columns`: {name: column of `rows`}."""
     tables = {name: [rows[column].astype(float).tolist()] for name, column in columns.items()}
     return by_training([rows["owner"].tolist()], **tables)
 
 # %% ../nbs/10b_nulls.ipynb #44e7f828
 def recognised_in(rows):
-    """As `recognised`, from a data frame as for `by_row` with the columns `class` and `accuracy` (shares of samples named rightly)."""
+    """As `recognised`, from a data frame as for `by_row` with the columns `class` and `accuracy`
+    (shares of samples named rightly)."""
     part = by_row(rows, values="accuracy")
     return above_chance(part["values"], 1 / rows["class"].nunique(), part["clusters"])
 
 # %% ../nbs/10b_nulls.ipynb #2333cc0b
 def controls(E, images, test=None, n=3, which=("untrained", "noise")):
-    """{name: [n samplers]} of the nulls `which`, of "untrained", "noise", "repeated", "held-out"."""
-    make = {"untrained": lambda i: Untrained(E, i), "noise": lambda i: noise(images, i), "repeated": lambda i: repeated(images, i),
-            "held-out": lambda i: held_out(test, i)}
+    """{name: [n samplers]} of the nulls `which`, of "untrained", "noise", "repeated",
+    "held-out"."""
+    make = {"untrained": lambda i: Untrained(E, i), "noise": lambda i: noise(images, i),
+            "repeated": lambda i: repeated(images, i), "held-out": lambda i: held_out(test, i)}
     return {name: [make[name](i) for i in range(n)] for name in which}

@@ -33,7 +33,9 @@ from .losses import LOSS_WEIGHTS, terms
 from .models import (add_noise, ConditionalBatchNorm, Conv, describe, Discriminator,
                           Generator, noise_spec, NoiseSampler, NoiseTape, split_head,
                           subpixel_kernels, TransposedConv)
-from .training import FORMAT, METRICS, build, discriminator_step, GANConfig, generator_step, run_config, set_learning_rates, train_steps, TrainState, update_average, working_dtype
+from .training import (FORMAT, METRICS, build, discriminator_step, GANConfig, generator_step,
+                            run_config, set_learning_rates, train_steps, TrainState, update_average,
+                            working_dtype)
 
 # %% ../nbs/05a_populations.ipynb #b9832a3c
 OWN = ("seed", "lr_g", "lr_d", "noise_std", "loss_weights", "labelled")
@@ -41,13 +43,14 @@ OWN = ("seed", "lr_g", "lr_d", "noise_std", "loss_weights", "labelled")
 
 def architecture(config):
     """12 hex digits that are equal for configurations whose members can be fused."""
-    shared = {name: value for name, value in asdict(config.gan).items() if name not in (*OWN, "classes")}
+    shared = {name: value
+              for name, value in asdict(config.gan).items() if name not in (*OWN, "classes")}
     return fingerprint(FORMAT, shared, len(config.classes), config.resolution)
 
 # %% ../nbs/05a_populations.ipynb #5a96d36f
 class StackedModel:
-    """The same network of M members as one: `params` (leaves) and `buffers` of shape [M,..], of which the nets' own become views.
-    `skeleton` is one of the networks without numbers."""
+    """The same network of M members as one: `params` (leaves) and `buffers` of shape [M,..], of
+    which the nets' own become views. `skeleton` is one of the networks without numbers."""
 
     def __init__(self, nets):
         self.nets = nets
@@ -61,8 +64,10 @@ class StackedModel:
             block.noise_std = float(any(net.blocks[i].noise_std for net in nets))
 
     def adopt(self, members):
-        """{name: [M,..]} of `members` ({name: tensor} each), whose tensors become views of the result."""
-        stacked = {name: torch.stack([member[name].data for member in members]) for name in members[0]}
+        """{name: [M,..]} of `members` ({name: tensor} each), whose tensors become views of the
+        result."""
+        stacked = {name: torch.stack([member[name].data for member in members])
+                   for name in members[0]}
         for m, member in enumerate(members):
             for name, tensor in member.items():
                 tensor.data = stacked[name][m]
@@ -76,12 +81,15 @@ class StackedModel:
 
 # %% ../nbs/05a_populations.ipynb #191f61ec
 def convolve(op, W, b, x, groups=1):
-    """What the module `op` (Conv or TransposedConv) does to x [B,groups*C,H,W], with weights W and b [groups*maps] for its own."""
+    """What the module `op` (Conv or TransposedConv) does to x [B,groups*C,H,W], with weights W and
+    b [groups*maps] for its own."""
     x = x.contiguous(memory_format=torch.channels_last) if x.is_cuda else x
     if isinstance(op, Conv):
-        return F.conv2d(F.pad(x, (0, op.far, 0, op.far)) if op.far else x, W, b, op.stride, op.padding, groups=groups)
+        return F.conv2d(F.pad(x, (0, op.far, 0, op.far)) if op.far else x, W, b, op.stride,
+                        op.padding, groups=groups)
     if op.mirrored:
-        x, W = x.flip(2, 3), W.flip(2, 3)
+        x = x.flip(2, 3)
+        W = W.flip(2, 3)
     y = F.conv_transpose2d(x, W, b, op.stride, op.padding, op.output_padding, groups)
     return y.flip(2, 3) if op.mirrored else y
 
@@ -98,28 +106,36 @@ def grouped(op, W, b, x):
 
 # %% ../nbs/05a_populations.ipynb #9d394a91
 def subpixel(op, W, b, x):
-    """Like `grouped`, a stride-2 transposed convolution by its four subpixel_kernels (see `models.subpixel_kernels`)."""
+    """Like `grouped`, a stride-2 transposed convolution by its four subpixel_kernels (see
+    `models.subpixel_kernels`)."""
     if not getattr(op, "phased", False):
         return grouped(op, W, b, x)
-    W, b = subpixel_kernels(W, op.before).flatten(0, 1), b.repeat_interleave(4, 1).flatten()
-    side_by_side = x.transpose(0, 1).flatten(1, 2)                                            # B,M*C,H,W
+    W = subpixel_kernels(W, op.before).flatten(0, 1)
+    b = b.repeat_interleave(4, 1).flatten()
+    # B,M*C,H,W
+    side_by_side = x.transpose(0, 1).flatten(1, 2)
     if x.is_cuda:
         side_by_side = side_by_side.contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(side_by_side, W, b, padding=1, groups=len(x))                                # B,M*maps*4,H,W
+    # B,M*maps*4,H,W
+    y = F.conv2d(side_by_side, W, b, padding=1, groups=len(x))
     return F.pixel_shuffle(y, 2).unflatten(1, (len(x), -1)).transpose(0, 1)
 
 # %% ../nbs/05a_populations.ipynb #19ea55f6
 def batched(op, W, b, x):
-    """x [M,B,C,H,W] -> [M,B,maps,H',W'] as one batched matrix product over the unfolded patches of every member."""
+    """x [M,B,C,H,W] -> [M,B,maps,H',W'] as one batched matrix product over the unfolded patches of
+    every member."""
     up = isinstance(op, TransposedConv)
     if up and not op.phased:
         return grouped(op, W, b, x)
     W, b = (subpixel_kernels(W, op.before), b.repeat_interleave(4, 1)) if up else (W, b)
-    k, s, near, far = (3, 1, 1, 1) if up else (op.kernel_size[0], op.stride[0], op.padding[0], op.padding[0] + op.far)
-    patches = F.pad(x, (near, far, near, far)).unfold(3, k, s).unfold(4, k, s)                # M,B,C,H',W',k,k
+    k, s, near, far = (3, 1, 1, 1) if up else (op.kernel_size[0], op.stride[0], op.padding[0],
+                                               op.padding[0] + op.far)
+    # M,B,C,H',W',k,k
+    patches = F.pad(x, (near, far, near, far)).unfold(3, k, s).unfold(4, k, s)
     M, B, C, H, width = patches.shape[:5]
     patches = patches.permute(0, 1, 3, 4, 2, 5, 6).reshape(M, B * H * width, C * k * k)
-    y = torch.baddbmm(b[:, None], patches, W.flatten(2).transpose(1, 2))                      # M,B*H'*W',maps
+    # M,B*H'*W',maps
+    y = torch.baddbmm(b[:, None], patches, W.flatten(2).transpose(1, 2))
     y = y.view(M, B, H, width, -1).permute(0, 1, 4, 2, 3)
     return F.pixel_shuffle(y, 2) if up else y
 
@@ -129,7 +145,8 @@ BACKENDS = ("loop", "vmap", *OPS)
 
 # %% ../nbs/05a_populations.ipynb #429007a9
 def stacked_weight(tensors):
-    """The weight [M,..] of a layer from its stacked `tensors` by local name, with weight normalisation if it has that."""
+    """The weight [M,..] of a layer from its stacked `tensors` by local name, with weight
+    normalisation if it has that."""
     if "op.weight" in tensors:
         return tensors["op.weight"]
     length, direction = (tensors[f"op.parametrizations.weight.original{i}"] for i in range(2))
@@ -138,26 +155,33 @@ def stacked_weight(tensors):
 
 # %% ../nbs/05a_populations.ipynb #a5d9978b
 def stacked_norm(bn, tensors, x, c=None):
-    """The normalisation `bn` of a block for x [M,B,C,..] in training mode; c [M,B] for a ConditionalBatchNorm."""
+    """The normalisation `bn` of a block for x [M,B,C,..] in training mode; c [M,B] for a
+    ConditionalBatchNorm."""
     conditional = isinstance(bn, ConditionalBatchNorm)
     norm, at = (bn.norm, "bn.norm.") if conditional else (bn, "bn.")
     tensors[at + "num_batches_tracked"].add_(1)
-    weight, shift = (None, None) if conditional else (tensors["bn.weight"].flatten(), tensors["bn.bias"].flatten())
-    y = F.batch_norm(x.transpose(0, 1).flatten(1, 2), tensors[at + "running_mean"].view(-1), tensors[at + "running_var"].view(-1),
-                     weight, shift, True, norm.momentum, norm.eps)
+    weight, shift = (None, None) if conditional else (tensors["bn.weight"].flatten(),
+                                                      tensors["bn.bias"].flatten())
+    y = F.batch_norm(x.transpose(0, 1).flatten(1, 2), tensors[at + "running_mean"].view(-1),
+                     tensors[at + "running_var"].view(-1), weight, shift, True, norm.momentum,
+                     norm.eps)
     y = y.unflatten(1, (len(x), -1)).transpose(0, 1)
     if not conditional:
         return y
-    one = F.one_hot(c, tensors["bn.scale"].shape[1]).to(y.dtype)                              # M,B,K
-    scale, shift = ((one @ tensors[name].to(y.dtype))[..., None, None] for name in ("bn.scale", "bn.shift"))
+    # M,B,K
+    one = F.one_hot(c, tensors["bn.scale"].shape[1]).to(y.dtype)
+    scale, shift = ((one @ tensors[name].to(y.dtype))[..., None, None]
+                    for name in ("bn.scale", "bn.shift"))
     return y * scale + shift
 
 # %% ../nbs/05a_populations.ipynb #68e520f6
 def stacked_block(block, tensors, x, c, drawn, op):
-    """The skeleton's `block` for x [M,B,..] with stacked `tensors` by local name, in the backend `op`, a function of OPS."""
+    """The skeleton's `block` for x [M,B,..] with stacked `tensors` by local name, in the backend
+    `op`, a function of OPS."""
     kind = block.layer.op
     if kind == "linear":
-        x = torch.baddbmm(tensors["op.bias"][:, None], x.flatten(2), stacked_weight(tensors).transpose(1, 2))
+        x = torch.baddbmm(tensors["op.bias"][:, None], x.flatten(2),
+                          stacked_weight(tensors).transpose(1, 2))
     elif kind == "avgpool":
         x = x.mean((3, 4))
     elif kind != "noise":
@@ -170,11 +194,13 @@ def stacked_block(block, tensors, x, c, drawn, op):
 
 # %% ../nbs/05a_populations.ipynb #f7e0704d
 def stacked_pass(net, tensors, backends, x, c=None, drawn=None):
-    """A pass of M members in training mode. `net`: the skeleton, `tensors` {name: [M,..]}. G: x = z [M,B,z_dim], labels c [M,B] ->
-    images [M,B,3,R,R]. D: x images -> (source logits [M,B], class logits [M,B,K])."""
+    """A pass of M members in training mode. `net`: the skeleton, `tensors` {name: [M,..]}. G: x = z
+    [M,B,z_dim], labels c [M,B] -> images [M,B,3,R,R]. D: x images -> (source logits [M,B], class
+    logits [M,B,K])."""
     if isinstance(net, Generator) and net.label_input in ("onehot", "embedding"):
         one = F.one_hot(c, net.n_classes).to(x.dtype)
-        x = torch.cat([x, one], 2) if net.label_input == "onehot" else x * (one @ tensors["embedding.weight"])
+        x = torch.cat([x, one],
+                      2) if net.label_input == "onehot" else x * (one @ tensors["embedding.weight"])
     if isinstance(net, Discriminator):
         x = add_noise(x, net.input_noise, drawn)
     for i, block in enumerate(net.blocks):
@@ -186,44 +212,62 @@ def stacked_pass(net, tensors, backends, x, c=None, drawn=None):
     return tuple(part.unflatten(0, x.shape[:2]) for part in split_head(x.flatten(0, 1), net.head))
 
 # %% ../nbs/05a_populations.ipynb #82c21148
-def stacked_terms(part, weights, real=None, real_c=None, fake=None, fake_c=None, side="", kind="log"):
-    """`losses.terms` for M members: outputs (source [M,B], class [M,B,K]), labels [M,B]; `weights` {name: [M]} -> {term: [M]}."""
-    given = {name: value for name, value in (("real_out", real), ("real_c", real_c), ("fake_out", fake), ("fake_c", fake_c))
-             if value is not None}
-    one = lambda weights, outputs: terms(part, loss_weights=weights, side=side, kind=kind, **outputs)
+def stacked_terms(part, weights, real=None, real_c=None, fake=None, fake_c=None, side="",
+                  kind="log"):
+    """`losses.terms` for M members: outputs (source [M,B], class [M,B,K]), labels [M,B]; `weights`
+    {name: [M]} -> {term: [M]}."""
+    given = {name: value
+             for name, value in (("real_out", real), ("real_c", real_c), ("fake_out", fake),
+                                 ("fake_c", fake_c)) if value is not None}
+    one = lambda weights, outputs: terms(part, loss_weights=weights, side=side, kind=kind,
+                                         **outputs)
     return torch.vmap(one)(weights, given)
 
 # %% ../nbs/05a_populations.ipynb #0b8061c3
 def next_batches(batches, n):
-    """The next `n` batches as (rows of batches.pixels int64 [n,B], labels int64 [n,B]); `batches` moves on by n."""
+    """The next `n` batches as (rows of batches.pixels int64 [n,B], labels int64 [n,B]); `batches`
+    moves on by n."""
     need = n * batches.batch
     while len(batches.order) - batches.position < need:
-        batches.order, batches.position = torch.cat([batches.order[batches.position:], batches.shuffled()]), 0
+        batches.order, batches.position = torch.cat([batches.order[batches.position:],
+                                                     batches.shuffled()]), 0
     now = batches.order[batches.position:batches.position + need].view(n, batches.batch)
     batches.position += need
     return batches.where[now], batches.labels[now]
 
 # %% ../nbs/05a_populations.ipynb #d172e9b5
 def vmapped_pass(net, params, buffers, inputs, drawn=None):
-    """A pass of M members through `net` by `torch.vmap`: `inputs` [M,B,..] and, for D, `drawn` entries [M,B,..]."""
+    """A pass of M members through `net` by `torch.vmap`: `inputs` [M,B,..] and, for D, `drawn`
+    entries [M,B,..]."""
     def one(params, buffers, inputs, drawn):
-        return torch.func.functional_call(net, (params, buffers), (*inputs, NoiseTape(drawn)) if drawn is not None else inputs)
+        return torch.func.functional_call(net, (params, buffers), (*inputs, NoiseTape(drawn))
+                                          if drawn is not None else inputs)
     return torch.vmap(one)(params, buffers, inputs, drawn) if drawn is not None else torch.vmap(
         lambda *given: one(*given, None))(params, buffers, inputs)
 
 # %% ../nbs/05a_populations.ipynb #f7e6c54f
 class BatchedTrainer:
-    """`states` of one architecture as one. `backend`: 'vmap', a name of OPS, or {"G": [..], "D": [..]} with a name for each block."""
+    """`states` of one architecture as one. `backend`: 'vmap', a name of OPS, or {"G": [..], "D":
+    [..]} with a name for each block."""
 
     def __init__(self, states, backend):
-        self.states, self.backend, first = states, backend, states[0]
+        self.states = states
+        self.backend = backend
+        first = states[0]
         if len({(architecture(t.config), t.device) for t in states}) > 1:
-            raise UserError("these members differ in architecture, batch, objective or number of classes: they cannot be fused")
+            raise UserError("these members differ in architecture, batch, objective or number of "
+                            "classes: they cannot be fused")
         if any(t.labelled is not None for t in states):
-            raise UserError("members with label_stream='own' cannot be fused: train them one by one")
-        self.device, self.objective, self.gan, self.samplers = first.device, first.objective, first.gan, {}
-        self.G, self.D = StackedModel([t.G for t in states]), StackedModel([t.D for t in states])
-        weight = lambda name: torch.tensor([float(t.gan.loss_weights.get(name, 1)) for t in states], device=self.device)
+            raise UserError("members with label_stream='own' cannot be fused: train them one by "
+                            "one")
+        self.device = first.device
+        self.objective = first.objective
+        self.gan = first.gan
+        self.samplers = {}
+        self.G = StackedModel([t.G for t in states])
+        self.D = StackedModel([t.D for t in states])
+        weight = lambda name: torch.tensor([float(t.gan.loss_weights.get(name, 1)) for t in states],
+                                           device=self.device)
         self.weights = {name: weight(name) for name in LOSS_WEIGHTS}
 
     def draw(self):
@@ -238,18 +282,23 @@ class BatchedTrainer:
         return self.samplers[n].draw([t.rng for t in self.states])
 
     def through(self, which, x, c=None, frozen=False):
-        """A pass of G (x = z, c) or D (x images), with the outputs of `stacked_pass`; `frozen`: no gradient for the weights."""
+        """A pass of G (x = z, c) or D (x images), with the outputs of `stacked_pass`; `frozen`: no
+        gradient for the weights."""
         stack = getattr(self, which)
         params = {name: p.detach() for name, p in stack.params.items()} if frozen else stack.params
         drawn = self.noise(x.shape[1]) if which == "D" else None
         if self.backend == "vmap":
-            return vmapped_pass(stack.skeleton, params, stack.buffers, (x, c) if which == "G" else (x,), drawn)
-        backends = self.backend[which] if isinstance(self.backend, dict) else [self.backend] * len(stack.skeleton.blocks)
-        return stacked_pass(stack.skeleton, params | stack.buffers, backends, x, c, NoiseTape(drawn or ()))
+            return vmapped_pass(stack.skeleton, params, stack.buffers,
+                                (x, c) if which == "G" else (x,), drawn)
+        backends = (self.backend[which] if isinstance(self.backend, dict)
+                    else [self.backend] * len(stack.skeleton.blocks))
+        return stacked_pass(stack.skeleton, params | stack.buffers, backends, x, c,
+                            NoiseTape(drawn or ()))
 
     def update(self, which, losses):
         """One Adam step of every member's G or D, down its own loss in `losses` [M]."""
-        grads = [g.contiguous() for g in torch.autograd.grad(losses.sum(), list(getattr(self, which).params.values()))]
+        grads = [g.contiguous() for g in torch.autograd.grad(
+            losses.sum(), list(getattr(self, which).params.values()))]
         for m, t in enumerate(self.states):
             net, opt = (t.G, t.opt_g) if which == "G" else (t.D, t.opt_d)
             for p, g in zip(net.parameters(), grads, strict=True):
@@ -267,27 +316,32 @@ def batched_discriminate(f, x, X_fake):
 
 # %% ../nbs/05a_populations.ipynb #65c9250d
 def fused_discriminator_step(f, x, c_real):
-    """One Adam step of every D of `BatchedTrainer` f on images x [M,B,3,R,R] with labels c_real [M,B]. METRICS without g_loss: {name: [M]}."""
+    """One Adam step of every D of `BatchedTrainer` f on images x [M,B,3,R,R] with labels c_real
+    [M,B]. METRICS without g_loss: {name: [M]}."""
     for t in f.states:
         set_learning_rates(t)
     z, c = f.draw()
     with precision(f.device):
         with torch.set_grad_enabled(f.gan.reuse_fakes):
-            X_fake = f.through("G", z, c)                                                    # M,B,3,R,R
+            # M,B,3,R,R
+            X_fake = f.through("G", z, c)
         real, fake = batched_discriminate(f, x, X_fake.detach())
-        parts = stacked_terms(f.objective.d, f.weights, real, c_real, fake, c, "d", f.gan.class_loss)
+        parts = stacked_terms(f.objective.d, f.weights, real, c_real, fake, c, "d",
+                              f.gan.class_loss)
         d_loss = sum(parts.values())                                                         # M
     f.fakes = (X_fake, c) if f.gan.reuse_fakes else None
     f.update("D", d_loss)
     zero = torch.zeros_like(d_loss)
     return {"d_loss": d_loss.detach(), **{k: parts.get(k, zero).detach() for k in METRICS[2:6]},
-            "d_real_accuracy": (real[0] > 0).float().mean(1), "d_fake_accuracy": (fake[0] < 0).float().mean(1),
-            "class_real_accuracy": (real[1].argmax(2) == c_real).sum(1) / (c_real >= 0).sum(1).clamp(min=1),
-            "class_fake_accuracy": (fake[1].argmax(2) == c).float().mean(1)}
+            "d_real_accuracy": (real[0] > 0).float().mean(1),
+            "d_fake_accuracy": (fake[0] < 0).float().mean(1),
+            "class_real_accuracy": (real[1].argmax(2) == c_real).sum(1) / (c_real >= 0).sum(
+                1).clamp(min=1), "class_fake_accuracy": (fake[1].argmax(2) == c).float().mean(1)}
 
 # %% ../nbs/05a_populations.ipynb #7b9f998c
 def fused_generator_step(f):
-    """One Adam step of every G of `BatchedTrainer` f on fresh noise and labels. Returns g_loss [M]; 0 for an objective without G."""
+    """One Adam step of every G of `BatchedTrainer` f on fresh noise and labels. Returns g_loss [M];
+    0 for an objective without G."""
     if not f.objective.g:
         return torch.zeros(len(f.states), device=f.device)
     z, c = (None, f.fakes[1]) if f.gan.reuse_fakes else f.draw()
@@ -302,11 +356,15 @@ def fused_generator_step(f):
 
 # %% ../nbs/05a_populations.ipynb #2c1fd8bb
 class CUDAGraphRunner:
-    """`work(*inputs) -> tensor`, recorded on a GPU after `warm` calls and replayed for inputs of the same shapes. `generators`:
-    the random streams that it draws from. It must not wait for the device, and what it changes must stay where it is in memory."""
+    """`work(*inputs) -> tensor`, recorded on a GPU after `warm` calls and replayed for inputs of
+    the same shapes. `generators`: the random streams that it draws from. It must not wait for the
+    device, and what it changes must stay where it is in memory."""
 
     def __init__(self, work, generators=(), device="cpu", warm=2):
-        self.work, self.generators, self.warm, self.graph = work, list(generators), warm, None
+        self.work = work
+        self.generators = list(generators)
+        self.warm = warm
+        self.graph = None
         self.records = torch.device(device).type == "cuda"
         self.side = torch.cuda.Stream(device) if self.records else None
 
@@ -343,7 +401,8 @@ class CUDAGraphRunner:
 
 # %% ../nbs/05a_populations.ipynb #2bc77137
 def set_memory_format(t, layout=torch.contiguous_format):
-    """Put the convolution weights of TrainState `t`, and Adam's moments of them, into a memory `layout`. Their values do not change."""
+    """Put the convolution weights of TrainState `t`, and Adam's moments of them, into a memory
+    `layout`. Their values do not change."""
     for net, opt in ((t.G, t.opt_g), (t.D, t.opt_d)):
         for p in net.parameters():
             for tensor in (p, *opt.state[p].values()) if p in opt.state else (p,):
@@ -364,25 +423,32 @@ def repeatable():
 
 # %% ../nbs/05a_populations.ipynb #a5f76d14
 class Population:
-    """Trainees advanced together in a `backend` of BACKENDS, or {"G": [..], "D": [..]} with a name of OPS for each block; `chunk` steps are
-    one recording. The states stay usable one by one. UserError when they cannot be fused."""
+    """Trainees advanced together in a `backend` of BACKENDS, or {"G": [..], "D": [..]} with a name
+    of OPS for each block; `chunk` steps are one recording. The states stay usable one by one.
+    UserError when they cannot be fused."""
 
     def __init__(self, states, backend="loop", chunk=None):
-        self.states, self.backend, self.device = list(states), backend, states[0].device
+        self.states = list(states)
+        self.backend = backend
+        self.device = states[0].device
         if not isinstance(backend, dict):
             choose(backend, BACKENDS, "backend")
-        self.on_cpu, self.chunk = self.device.type == "cpu", chunk or max(1, 10 // len(self.states) if backend == "loop" else 10)
+        self.on_cpu = self.device.type == "cpu"
+        self.chunk = chunk or max(1, 10 // len(self.states) if backend == "loop" else 10)
         for t in self.states:
-            set_memory_format(t, torch.contiguous_format if self.on_cpu or backend != "loop" else torch.channels_last)
+            set_memory_format(t, torch.contiguous_format if self.on_cpu or backend != "loop"
+                              else torch.channels_last)
         self.fused = None if backend == "loop" else BatchedTrainer(self.states, backend)
         self.replay = CUDAGraphRunner(self.work, [t.rng for t in self.states], self.device)
 
     def train_steps(self, n):
-        """`n` steps of every member. Returns their METRICS, float32 [M,n,10], on the device: no step waits for it."""
+        """`n` steps of every member. Returns their METRICS, float32 [M,n,10], on the device: no
+        step waits for it."""
         if self.fused is None and (self.on_cpu or any(t.labelled is not None for t in self.states)):
             return torch.stack([train_steps(t, n) for t in self.states])
         parts = zip(*(next_batches(t.batches, n) for t in self.states), strict=True)
-        rows, labels = (torch.stack(part, 1).split(self.chunk) for part in parts)             # of k,M,B
+        # of k,M,B
+        rows, labels = (torch.stack(part, 1).split(self.chunk) for part in parts)
         with repeatable():
             table = torch.cat([self.replay(*chunk) for chunk in zip(rows, labels, strict=True)])
         for t in self.states:
@@ -390,30 +456,40 @@ class Population:
         return table.transpose(0, 1)
 
     def work(self, rows, labels):
-        """The steps of one chunk, on the images in `rows` [k,M,B] with `labels` [k,M,B]. Returns METRICS [k,M,10]."""
-        return torch.stack([self.step(self.look_up(r), c) for r, c in zip(rows, labels, strict=True)])
+        """The steps of one chunk, on the images in `rows` [k,M,B] with `labels` [k,M,B]. Returns
+        METRICS [k,M,10]."""
+        return torch.stack([self.step(self.look_up(r), c)
+                            for r, c in zip(rows, labels, strict=True)])
 
     def step(self, x, c):
-        """One step of every member on images x [M,B,3,R,R] with labels c [M,B]. Returns METRICS [M,10]."""
+        """One step of every member on images x [M,B,3,R,R] with labels c [M,B]. Returns METRICS
+        [M,10]."""
         if self.fused:
-            row = fused_discriminator_step(self.fused, x, c) | {"g_loss": fused_generator_step(self.fused)}
+            row = fused_discriminator_step(self.fused, x,
+                                           c) | {"g_loss": fused_generator_step(self.fused)}
             return torch.stack([row[name].float() for name in METRICS], 1)
-        rows = [discriminator_step(t, real) | {"g_loss": generator_step(t)} for t, *real in zip(self.states, x, c, strict=True)]
+        rows = [discriminator_step(t, real) | {"g_loss": generator_step(t)}
+                for t, *real in zip(self.states, x, c, strict=True)]
         return torch.stack([torch.stack([row[name].float() for name in METRICS]) for row in rows])
 
     def look_up(self, rows):
-        """The images float [M,B,3,R,R] in `rows` [M,B]: at once where all members share one copy of the set."""
+        """The images float [M,B,3,R,R] in `rows` [M,B]: at once where all members share one copy of
+        the set."""
         pixels = [t.batches.pixels for t in self.states]
         shared = len({p.data_ptr() for p in pixels}) == 1
-        return to_float(pixels[0][rows] if shared else torch.stack([p[r] for p, r in zip(pixels, rows, strict=True)]))
+        return to_float(pixels[0][rows] if shared
+                        else torch.stack([p[r] for p, r in zip(pixels, rows, strict=True)]))
 
 # %% ../nbs/05a_populations.ipynb #8434a9c3
 def measure_backend(configs, images, device="cpu", backend="loop", repeats=3):
-    """Seconds that one step of all `configs` takes in `backend`: the median of `repeats` stretches, after warming up."""
-    trial, device = Population([TrainState(config, images, device) for config in configs], backend), torch.device(device)
+    """Seconds that one step of all `configs` takes in `backend`: the median of `repeats` stretches,
+    after warming up."""
+    trial = Population([TrainState(config, images, device) for config in configs], backend)
+    device = torch.device(device)
     gpu = device.type == "cuda"
-    n, seconds = trial.chunk if gpu else 1, []
-    for _ in range(3 if gpu else 1):                                                          # two as they are, one to record
+    n = trial.chunk if gpu else 1
+    seconds = []
+    for _ in range(3 if gpu else 1):  # two as they are, one to record
         trial.train_steps(n)
     for _ in range(repeats):
         if gpu:
@@ -425,19 +501,26 @@ def measure_backend(configs, images, device="cpu", backend="loop", repeats=3):
 
 # %% ../nbs/05a_populations.ipynb #34a7df43
 def tune_layers(states, repeats=3):
-    """{"G": [..], "D": [..]}: for each block the fastest name of OPS for the members in `states`, which must not be used again."""
-    backend, M, B, device = {}, len(states), states[0].gan.batch, states[0].device
+    """{"G": [..], "D": [..]}: for each block the fastest name of OPS for the members in `states`,
+    which must not be used again."""
+    backend = {}
+    M = len(states)
+    B = states[0].gan.batch
+    device = states[0].device
     for which in "GD":
-        stack, shapes = StackedModel([getattr(t, which) for t in states]), [row["output"] for row in describe(getattr(states[0], which))]
-        shapes = [[3, *[states[0].D.resolution] * 2], *shapes]                              # what D's first block sees
+        stack = StackedModel([getattr(t, which) for t in states])
+        shapes = [row["output"] for row in describe(getattr(states[0], which))]
+        # what D's first block sees
+        shapes = [[3, *[states[0].D.resolution] * 2], *shapes]
         backend[which] = ["grouped"] * len(stack.skeleton.blocks)
         for i, block in enumerate(stack.skeleton.blocks):
             if block.layer.op in ("conv", "tconv"):
-                own = {name.removeprefix(f"blocks.{i}."): value.detach() for name, value in stack.params.items()
-                       if name.startswith(f"blocks.{i}.")}
+                own = {name.removeprefix(f"blocks.{i}."): value.detach()
+                       for name, value in stack.params.items() if name.startswith(f"blocks.{i}.")}
                 W, b = (value.requires_grad_() for value in (stacked_weight(own), own["op.bias"]))
                 x = torch.randn(M, B, *shapes[i], device=device, requires_grad=True)
-                seconds = {name: time_layer(op, block.op, W, b, x, repeats) for name, op in OPS.items()}
+                seconds = {name: time_layer(op, block.op, W, b, x, repeats)
+                           for name, op in OPS.items()}
                 backend[which][i] = min(seconds, key=seconds.get)
     return backend
 
@@ -457,28 +540,33 @@ def time_layer(op, module, W, b, x, repeats=3):
 
 # %% ../nbs/05a_populations.ipynb #c940c96a
 def fastest_backend(configs, images, device="cpu", repeats=3):
-    """The backend in which `configs` train_steps fastest on `device`, measured once and then read from work_root()/cache/backends."""
-    machine = {key: value for key, value in provenance(device).items() if key in ("device", "torch", "threads")}
+    """The backend in which `configs` train_steps fastest on `device`, measured once and then read
+    from work_root()/cache/backends."""
+    machine = {key: value for key, value in provenance(device).items()
+               if key in ("device", "torch", "threads")}
     key = fingerprint(machine, architecture(configs[0]), len(configs))
     path = work_root() / "cache" / "backends" / f"{key}.json"
     if path.is_file():
         return read_json(path)["backend"]
-    backends, seconds = {name: name for name in BACKENDS if name != "each"}, {}
+    backends = {name: name for name in BACKENDS if name != "each"}
+    seconds = {}
     for name in (*backends, "layers"):
         try:
             if name == "layers":
-                backends[name] = tune_layers([TrainState(config, images, device) for config in configs], repeats)
+                backends[name] = tune_layers([TrainState(config, images, device)
+                                              for config in configs], repeats)
             seconds[name] = measure_backend(configs, images, device, backends[name], repeats)
         except RuntimeError as error:
             seconds[name] = f"failed: {str(error)[:200]}"
     best = min((name for name in seconds if not isinstance(seconds[name], str)), key=seconds.get)
-    write_json(path, machine | {"backend": backends[best], "best": best, "members": len(configs), "seconds": seconds,
-                              "layers": backends.get("layers")})
+    write_json(path, machine | {"backend": backends[best], "best": best, "members": len(configs),
+                                "seconds": seconds, "layers": backends.get("layers")})
     return backends[best]
 
 # %% ../nbs/05a_populations.ipynb #34b6248e
 def is_light(configs, members=8, gflop=0.1):
-    """Are there at least `members` configs, each with less than `gflop` in one forward pass of a batch through G and D?"""
+    """Are there at least `members` configs, each with less than `gflop` in one forward pass of a
+    batch through G and D?"""
     if len(configs) < members:
         return False
     config = configs[0]
@@ -487,9 +575,10 @@ def is_light(configs, members=8, gflop=0.1):
 
 # %% ../nbs/05a_populations.ipynb #7d96044d
 def choose_backend(configs, images, device="auto", backend=None):
-    """The backend for `configs` on `device`: `backend` or $ACGAN_BACKEND if given; on a CPU by `is_light`; on a GPU the fastest by measurement,
-    the loop for one member."""
-    backend, device = backend or os.environ.get("ACGAN_BACKEND"), pick_device(device)
+    """The backend for `configs` on `device`: `backend` or $ACGAN_BACKEND if given; on a CPU by
+    `is_light`; on a GPU the fastest by measurement, the loop for one member."""
+    backend = backend or os.environ.get("ACGAN_BACKEND")
+    device = pick_device(device)
     if backend:
         return backend if isinstance(backend, dict) else choose(backend, BACKENDS, "backend")
     if device.type == "cpu" or len(configs) == 1:
@@ -498,11 +587,14 @@ def choose_backend(configs, images, device="auto", backend=None):
 
 # %% ../nbs/05a_populations.ipynb #3b7911ce
 def member_bytes(config, device="cpu"):
-    """(bytes that stay, bytes of one step) of a member with the run_config `config` on `device`: an estimate from above."""
-    nets, batch = build(config), config.gan.batch
+    """(bytes that stay, bytes of one step) of a member with the run_config `config` on `device`: an
+    estimate from above."""
+    nets = build(config)
+    batch = config.gan.batch
     g, d = (sum(prod(row["output"]) for row in describe(net)) for net in nets)
     weights = sum(p.numel() for net in nets for p in net.parameters())
-    return 16 * weights, working_dtype(device).itemsize * (batch * max(10 * d, 5 * (g + d)) + weights)
+    return (16 * weights,
+            working_dtype(device).itemsize * (batch * max(10 * d, 5 * (g + d)) + weights))
 
 # %% ../nbs/05a_populations.ipynb #6ef1a207
 def free_bytes(device="cpu"):
@@ -510,19 +602,23 @@ def free_bytes(device="cpu"):
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free, group = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2, Path("/sys/fs/cgroup")
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    group = Path("/sys/fs/cgroup")
     if Path("/proc/meminfo").is_file():
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines.get("MemAvailable", f"{free // 1024} kB").split()[0]) * 1024
-    if (group / "memory.max").is_file() and (most := (group / "memory.max").read_text().strip()).isdigit():
+    if ((group / "memory.max").is_file()
+        and (most := (group / "memory.max").read_text().strip()).isdigit()):
         free = min(free, int(most) - int((group / "memory.current").read_text()))
     return max(free, 0)
 
 # %% ../nbs/05a_populations.ipynb #f4717817
 def groups_that_fit(configs, device="cpu", limit=None):
-    """`configs` as a list of groups of one architecture each, in their order, the largest that fit on `device` at once. `limit`:
-    bytes to use (default: four fifths of what is free)."""
-    limit, alike, groups = 0.8 * free_bytes(device) if limit is None else limit, {}, []
+    """`configs` as a list of groups of one architecture each, in their order, the largest that fit
+    on `device` at once. `limit`: bytes to use (default: four fifths of what is free)."""
+    limit = 0.8 * free_bytes(device) if limit is None else limit
+    alike = {}
+    groups = []
     for config in configs:
         alike.setdefault(architecture(config), []).append(config)
     for members in alike.values():
@@ -534,9 +630,13 @@ def groups_that_fit(configs, device="cpu", limit=None):
 
 # %% ../nbs/05a_populations.ipynb #1a854be5
 def run_to_next_event(sessions, population):
-    """Advance `sessions`, the members of `population`, to the nearest stop. Returns {session: its error} for those that failed."""
-    steps, failed, began = [c.t.step for c in sessions], {}, time.perf_counter()
-    tables = population.train_steps(min(c.stop(step) - step for c, step in zip(sessions, steps, strict=True))).cpu()
+    """Advance `sessions`, the members of `population`, to the nearest stop. Returns {session: its
+    error} for those that failed."""
+    steps = [c.t.step for c in sessions]
+    failed = {}
+    began = time.perf_counter()
+    tables = population.train_steps(min(c.stop(step) - step
+                                        for c, step in zip(sessions, steps, strict=True))).cpu()
     seconds = (time.perf_counter() - began) / len(sessions)
     for c, table in zip(sessions, tables, strict=True):
         try:
@@ -547,7 +647,8 @@ def run_to_next_event(sessions, population):
 
 # %% ../nbs/05a_populations.ipynb #355471bd
 def take_turns(queue, failures, backend, late=lambda seconds: False, bar=None):
-    """Advance the (sessions, population) pairs in `queue` in turn until all are at their ends; see `train_group`."""
+    """Advance the (sessions, population) pairs in `queue` in turn until all are at their ends; see
+    `train_group`."""
     longest = 0.0
     while queue:
         (part, population), began = queue.popleft(), time.monotonic()
@@ -558,7 +659,8 @@ def take_turns(queue, failures, backend, late=lambda seconds: False, bar=None):
             bar.update(sum(c.t.step for c in part) - before)
         rest = [c for c in part if c not in failed and c.last < c.goals[-1]]
         if rest:
-            queue.append((rest, population if rest == part else Population([c.t for c in rest], backend)))
+            queue.append((rest,
+                          population if rest == part else Population([c.t for c in rest], backend)))
         longest = max(longest, time.monotonic() - began)
         if queue and late(longest):
             for c in (c for part, _ in queue for c in part):
@@ -571,21 +673,26 @@ class TimeBudgetExceeded(UserError):
     """Training stopped because its minutes were over. Nothing is lost: the same command goes on."""
 
 # %% ../nbs/05a_populations.ipynb #723bc3cf
-def train_group(sessions, images, device, failures, backend=None, late=lambda seconds: False, bar=None):
-    """Train `sessions` of one architecture to their ends; the errors of those that fail go into `failures`. Returns the seconds of
-    the longest stretch. TimeBudgetExceeded when it is `late`."""
+def train_group(sessions, images, device, failures, backend=None, late=lambda seconds: False,
+                bar=None):
+    """Train `sessions` of one architecture to their ends; the errors of those that fail go into
+    `failures`. Returns the seconds of the longest stretch. TimeBudgetExceeded when it is `late`."""
     with deterministic(sessions[0].config.gan.threads):
         backend = choose_backend([c.config for c in sessions], images, device, backend)
-        parts = [[c] for c in sessions] if backend == "loop" and device.type == "cpu" else [sessions]
+        parts = ([[c] for c in sessions] if backend == "loop" and device.type == "cpu"
+                 else [sessions])
         for c in sessions:
             c.resume(images, device, backend=backend, members=len(parts[0]))
         queue = deque((part, Population([c.t for c in part], backend)) for part in parts)
         return take_turns(queue, failures, backend, late, bar)
 
 # %% ../nbs/05a_populations.ipynb #787eef3f
-def train_groups(sessions, images, device, failures, backend=None, memory=None, late=lambda seconds: False, bar=None):
-    """Train `sessions` in groups that fit into `memory` bytes, else as `train_group`. UserError when a single member does not fit."""
-    images, named = replace(images, images=images.images.to(device if sessions else "cpu")), {c.config.id: c for c in sessions}
+def train_groups(sessions, images, device, failures, backend=None, memory=None,
+                 late=lambda seconds: False, bar=None):
+    """Train `sessions` in groups that fit into `memory` bytes, else as `train_group`. UserError
+    when a single member does not fit."""
+    images = replace(images, images=images.images.to(device if sessions else "cpu"))
+    named = {c.config.id: c for c in sessions}
     waiting = deque(groups_that_fit([c.config for c in sessions], device, memory))
     while waiting:
         group = [named[config.id] for config in waiting.popleft()]
@@ -595,7 +702,8 @@ def train_groups(sessions, images, device, failures, backend=None, memory=None, 
                 raise TimeBudgetExceeded("no time for another group")
         except torch.OutOfMemoryError:
             if len(group) == 1:
-                raise UserError(f"run {group[0].config.id} does not fit into {device}: choose a smaller batch or width") from None
+                raise UserError(f"run {group[0].config.id} does not fit into {device}: choose a "
+                                "smaller batch or width") from None
             halves = group[:len(group) // 2], group[len(group) // 2:]
             waiting.extendleft([c.config for c in half] for half in reversed(halves))
         finally:
@@ -603,19 +711,28 @@ def train_groups(sessions, images, device, failures, backend=None, memory=None, 
                 c.t = None
 
 # %% ../nbs/05a_populations.ipynb #090ea43c
-def train(members, images, steps, out=None, resume=True, device="auto", log_every=50, checkpoint_every=500, keep_steps=(), probe=None,
-          probe_every=None, minutes=None, backend=None, memory=None):
-    """Train `members` (a GANConfig or several) on the ImageSet `images` for `steps` steps; returns their `Run`s, in order.
+def train(members, images, steps, out=None, resume=True, device="auto", log_every=50,
+          checkpoint_every=500, keep_steps=(), probe=None, probe_every=None, minutes=None,
+          backend=None, memory=None):
+    """Train `members` (a GANConfig or several) on the ImageSet `images` for `steps` steps; returns
+    their `Run`s, in order.
 
-    `out`: the folder of runs (default work_root()/'runs'); each run is in out/<id>. `keep_steps`: earlier steps whose checkpoints stay.
-    `resume=False` starts over. `probe(t) -> dict` is logged every `probe_every` steps. After `minutes` it saves and raises
-    TimeBudgetExceeded. `backend`: see `choose_backend`. `memory`: bytes to plan with, see `groups_that_fit`. UserError for a bad
+    `out`: the folder of runs (default work_root()/'runs'); each run is in out/<id>. `keep_steps`:
+    earlier steps whose checkpoints stay. `resume=False` starts over. `probe(t) -> dict` is logged
+    every `probe_every` steps. After `minutes` it saves and raises TimeBudgetExceeded. `backend`:
+    see `choose_backend`. `memory`: bytes to plan with, see `groups_that_fit`. UserError for a bad
     value, a folder in use, a damaged checkpoint, a full disk, or a loss that is not finite."""
     check_schedule(steps, log_every, checkpoint_every)
-    members, device, began = [members] if isinstance(members, GANConfig) else list(members), pick_device(device), time.monotonic()
-    configs, root, failures = [run_config(m, images) for m in members], Path(out) if out else work_root() / "runs", []
-    how = {"log_every": log_every, "checkpoint_every": checkpoint_every, "probe": probe, "probe_every": probe_every}
-    every = {config.id: RunSession(root / config.id, config, [*(k for k in keep_steps if k < steps), steps], **how) for config in configs}
+    members = [members] if isinstance(members, GANConfig) else list(members)
+    device = pick_device(device)
+    began = time.monotonic()
+    configs = [run_config(m, images) for m in members]
+    root = Path(out) if out else work_root() / "runs"
+    failures = []
+    how = {"log_every": log_every, "checkpoint_every": checkpoint_every, "probe": probe,
+           "probe_every": probe_every}
+    every = {config.id: RunSession(root / config.id, config, [*(k for k in keep_steps if k < steps),
+                                                              steps], **how) for config in configs}
     with contextlib.ExitStack() as held:
         active = [c for c in every.values() if not resume or c.missing()]
         for c in active:
@@ -623,12 +740,14 @@ def train(members, images, steps, out=None, resume=True, device="auto", log_ever
             if not resume:
                 empty_run_dir(c.folder)
             c.begin()
-        bar = held.enter_context(progress(desc="training", total=sum(steps - c.last for c in active)))
+        bar = held.enter_context(progress(desc="training",
+                                          total=sum(steps - c.last for c in active)))
         late = lambda seconds: minutes and time.monotonic() - began + seconds > 60 * minutes
         try:
             train_groups(active, images, device, failures, backend, memory, late, bar)
         except TimeBudgetExceeded:
-            line = (f"stopped after {(time.monotonic() - began) / 60:.1f} minutes: {sum(not c.missing() for c in every.values())} of "
+            line = (f"stopped after {(time.monotonic() - began) / 60:.1f} minutes: "
+                    f"{sum(not c.missing() for c in every.values())} of "
                     f"{len(every)} members complete; the same command goes on")
             raise TimeBudgetExceeded("; ".join([line, *failures])) from None
     if failures:

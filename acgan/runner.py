@@ -28,36 +28,45 @@ from .stages import file_hash, plan, read_notebook, stage_inputs
 
 # %% ../nbs/13b_runner.ipynb #2a619c53
 class StageError(Exception):
-    """A notebook of the chain failed. The text says which notebook, which cell, and the error's last line."""
+    """A notebook of the chain failed. The text says which notebook, which cell, and the error's
+    last line."""
 
 # %% ../nbs/13b_runner.ipynb #e041bbe6
 def kernel_environment(folder):
-    """Environment for papermill: its kernel python3 is this interpreter, acgan is this package, nothing personal is read."""
-    write_json(folder / "kernels" / "python3" / "kernel.json", {
-        "argv": [sys.executable, "-c", "from acgan.runner import kernel; kernel()", "-f", "{connection_file}"],
-        "display_name": "python3", "language": "python"})
+    """Environment for papermill: its kernel python3 is this interpreter, acgan is this package,
+    nothing personal is read."""
+    write_json(folder / "kernels" / "python3" / "kernel.json",
+               {"argv": [sys.executable, "-c", "from acgan.runner import kernel; kernel()", "-f",
+                         "{connection_file}"], "display_name": "python3", "language": "python"})
     package = str(Path(acgan.__file__).resolve().parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"JUPYTER_PATH": str(folder), "JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(folder / "ipython"),
-                         "ACGAN_HOME": str(home()), "ACGAN_HEADLESS": "1", "PYTHONPATH": os.pathsep.join(paths),
-                         "PYDEVD_DISABLE_FILE_VALIDATION": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return os.environ | {"JUPYTER_PATH": str(folder), "JUPYTER_PREFER_ENV_PATH": "1",
+                         "IPYTHONDIR": str(folder / "ipython"), "ACGAN_HOME": str(home()),
+                         "ACGAN_HEADLESS": "1", "PYTHONPATH": os.pathsep.join(paths),
+                         "PYDEVD_DISABLE_FILE_VALIDATION": "1", "OMP_NUM_THREADS": "1",
+                         "OPENBLAS_NUM_THREADS": "1"}
 
 # %% ../nbs/13b_runner.ipynb #eec9fdb5
 def failure(stage, executed, log):
     """(error name, 'nbs/x.ipynb, cell 3 (id abc): the error's last line') of a failed run."""
     ids = [cell.get("id") for cell in read_notebook(stage)["cells"]]
     cells = read_json(executed)["cells"] if executed.is_file() else []
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.is_file() else []
+    lines = ([line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+             if log.is_file() else [])
     for cell in cells:
-        place = f", cell {ids.index(cell['id']) + 1} (id {cell['id']})" if cell.get("id") in ids else ""
+        place = (f", cell {ids.index(cell['id']) + 1} (id {cell['id']})" if cell.get("id") in ids
+                 else "")
         where = f"nbs/{stage.notebook}{place}"
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 text = (output["evalue"].strip().splitlines() or [""])[-1]
-                return output["ename"], f"{where}: {text if output['ename'] == 'UserError' else output['ename'] + ': ' + text}"
+                return output["ename"], (
+                    f"{where}: "
+                    f"{text if output['ename'] == 'UserError' else output['ename'] + ': ' + text}")
         if cell["metadata"].get("papermill", {}).get("status") == "running":
             return "DeadKernel", f"{where}: {lines[-1] if lines else 'the kernel died'}"
-    return "papermill", f"nbs/{stage.notebook}: {lines[-1] if lines else 'papermill stopped without a word'}"
+    return ("papermill",
+            f"nbs/{stage.notebook}: {lines[-1] if lines else 'papermill stopped without a word'}")
 
 # %% ../nbs/13b_runner.ipynb #5887442a
 def die_with_parent():
@@ -67,7 +76,8 @@ def die_with_parent():
 
 # %% ../nbs/13b_runner.ipynb #898709ee
 def imports_of(stage):
-    """The modules that the notebook of `stage` imports at the top level of its cells, in order: 'torch', 'acgan.claims', ..."""
+    """The modules that the notebook of `stage` imports at the top level of its cells, in order:
+    'torch', 'acgan.claims', ..."""
     found = []
     for cell in read_notebook(stage)["cells"]:
         with contextlib.suppress(SyntaxError):
@@ -75,15 +85,19 @@ def imports_of(stage):
                 if isinstance(node, ast.Import):
                     found += [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom):
-                    found += [f"acgan.{alias.name}" for alias in node.names] if node.module == "acgan" else [node.module]
+                    found += ([f"acgan.{alias.name}" for alias in node.names]
+                              if node.module == "acgan" else [node.module])
     return list(dict.fromkeys(found))
 
 # %% ../nbs/13b_runner.ipynb #8ed26f3b
 def kernel():
-    """Start an IPython kernel. If $ACGAN_GATE names a file, first import the modules in $ACGAN_WARM and wait for that file."""
-    gate, parent = os.environ.pop("ACGAN_GATE", ""), os.getppid()
+    """Start an IPython kernel. If $ACGAN_GATE names a file, first import the modules in $ACGAN_WARM
+    and wait for that file."""
+    gate = os.environ.pop("ACGAN_GATE", "")
+    parent = os.getppid()
     if gate:
-        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")   # as a kernel does, before pyplot asks
+        # as a kernel does, before pyplot asks
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
         for name in os.environ.pop("ACGAN_WARM", "").split():
             with contextlib.suppress(Exception):
                 import_module(name)
@@ -104,19 +118,23 @@ def begin(job, stage, ahead=False):
     write_bytes(base.with_suffix(".yaml"), yaml.safe_dump(job.parameters[stage.id]).encode())
     for suffix in (".ipynb", ".go"):
         base.with_suffix(suffix).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "papermill", str(home() / "nbs" / stage.notebook), str(base.with_suffix(".ipynb")),
-               "-f", str(base.with_suffix(".yaml")), "-k", "python3", "-l", "python", "--cwd", str(home()), "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", str(home() / "nbs" / stage.notebook),
+               str(base.with_suffix(".ipynb")), "-f", str(base.with_suffix(".yaml")), "-k",
+               "python3", "-l", "python", "--cwd", str(home()), "--no-progress-bar"]
     environment = kernel_environment(job.folder / "jupyter") | {"ACGAN_STAGE": stage.id}
     if ahead:
         command += ["--start-timeout", "1000000"]
-        environment |= {"ACGAN_GATE": str(base.with_suffix(".go")), "ACGAN_WARM": " ".join(imports_of(stage))}
+        environment |= {"ACGAN_GATE": str(base.with_suffix(".go")),
+                        "ACGAN_WARM": " ".join(imports_of(stage))}
     with open(base.with_suffix(".log"), "wb") as log:
-        return subprocess.Popen(command, env=environment, cwd=home(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                start_new_session=True, preexec_fn=die_with_parent)
+        return subprocess.Popen(command, env=environment, cwd=home(), stdin=subprocess.DEVNULL,
+                                stdout=log, stderr=log, start_new_session=True,
+                                preexec_fn=die_with_parent)
 
 # %% ../nbs/13b_runner.ipynb #e6e1f48e
 def stop(child):
-    """End a process that `begin` or Popen has started: SIGTERM, then SIGKILL after 20 s. Returns its exit code."""
+    """End a process that `begin` or Popen has started: SIGTERM, then SIGKILL after 20 s. Returns
+    its exit code."""
     child.terminate()
     try:
         return child.wait(timeout=20)
@@ -127,7 +145,8 @@ def stop(child):
 # %% ../nbs/13b_runner.ipynb #749d4a15
 def wait(child):
     """The exit code of `child`; while it runs, elapsed seconds on a terminal."""
-    begun, visible = time.monotonic(), sys.stdout.isatty()
+    begun = time.monotonic()
+    visible = sys.stdout.isatty()
     while True:
         try:
             return child.wait(timeout=1)
@@ -151,23 +170,29 @@ def papermill(job, stage, child=None):
 
 # %% ../nbs/13b_runner.ipynb #03737718
 def files_of(job):
-    """{'figures/a.png' or 'data/x.json': (time, inode, size)} of the label's files; no stamps, executed copies, hidden files."""
+    """{'figures/a.png' or 'data/x.json': (time, inode, size)} of the label's files; no stamps,
+    executed copies, hidden files."""
     found = {}
     for root, folder in (("figures", job.figures), ("data", job.folder)):
         for path in folder.rglob("*") if folder.is_dir() else ():
             parts = path.relative_to(folder).parts
             hidden = any(part.startswith(".") for part in parts)
-            if path.is_file() and not hidden and not (root == "data" and parts[0] in ("executed", "stamps", "jupyter")):
+            if (path.is_file() and not hidden
+                and not (root == "data" and parts[0] in ("executed", "stamps", "jupyter"))):
                 state = path.stat()
-                found[f"{root}/{path.relative_to(folder).as_posix()}"] = (state.st_mtime_ns, state.st_ino, state.st_size)
+                found[f"{root}/{path.relative_to(folder).as_posix()}"] = (
+                    state.st_mtime_ns, state.st_ino, state.st_size)
     return found
 
 # %% ../nbs/13b_runner.ipynb #ba79ecc8
 def run_stage(job, stage, ahead=None):
-    """Execute `stage`, remove its stale outputs, write its stamp; returns the seconds. StageError or UserError when it fails.
+    """Execute `stage`, remove its stale outputs, write its stamp; returns the seconds. StageError
+    or UserError when it fails.
 
     `ahead`: (the process of `begin(..., ahead=True)`, its stage_inputs when it was started)."""
-    begun, inputs, before = time.monotonic(), stage_inputs(job, stage), files_of(job)
+    begun = time.monotonic()
+    inputs = stage_inputs(job, stage)
+    before = files_of(job)
     child, then = ahead or (None, inputs)
     if any(then[what] != inputs[what] for what in ("notebook", "package")):
         stop(child)
@@ -177,31 +202,40 @@ def run_stage(job, stage, ahead=None):
     executed = job.folder / "executed" / f"{stage.id}.ipynb"
     if papermill(job, stage, child) != 0:
         name, text = failure(stage, executed, executed.with_suffix(".log"))
-        raise UserError(text) if name == "UserError" else StageError(f"{text}\nThe executed copy is {executed}")
-    after, roots = files_of(job), {"figures": job.figures, "data": job.folder}
+        raise (UserError(text) if name == "UserError"
+               else StageError(f"{text}\nThe executed copy is {executed}"))
+    after = files_of(job)
+    roots = {"figures": job.figures, "data": job.folder}
     path_of = {name: roots[name.split("/")[0]] / name.split("/", 1)[1] for name in {*old, *after}}
-    outputs = {name: file_hash(path_of[name]) for name in sorted(after) if before.get(name) != after[name]}
+    outputs = {name: file_hash(path_of[name])
+               for name in sorted(after) if before.get(name) != after[name]}
     stamps = [job.stamp(other.id) for other in job.stages if other.id != stage.id]
     others = {name for stamp in stamps if stamp.is_file() for name in read_json(stamp)["outputs"]}
     for name in set(old) - set(outputs) - others:
         if before.get(name) == after.get(name):
             path_of[name].unlink(missing_ok=True)
-    lists = [read_json(job.folder / name[5:]) for name in outputs if name.startswith("data/") and name.endswith(".json")]
-    folders = [str(folder) for value in lists if isinstance(value, dict) for folder in value.get("folders", [])]
+    lists = [read_json(job.folder / name[5:])
+             for name in outputs if name.startswith("data/") and name.endswith(".json")]
+    folders = [str(folder) for value in lists if isinstance(value, dict)
+               for folder in value.get("folders", [])]
     seconds = round(time.monotonic() - begun, 1)
-    write_json(job.stamp(stage.id), {
-        "stage": stage.id, "notebook": stage.notebook, "inputs": inputs, "outputs": outputs, "folders": folders,
-        "parameters": job.parameters[stage.id], "seconds": seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S")})
+    write_json(job.stamp(stage.id),
+               {"stage": stage.id, "notebook": stage.notebook, "inputs": inputs, "outputs": outputs,
+                "folders": folders, "parameters": job.parameters[stage.id], "seconds": seconds,
+                "finished": time.strftime("%Y-%m-%d %H:%M:%S")})
     return seconds
 
 # %% ../nbs/13b_runner.ipynb #1a41f781
 def run(job, only=(), start="", force=False, say=print, ahead=False):
-    """Run what is not up to date; returns {stage id: seconds}. `ahead`: start the next stage's process while one works. Raises
-    StageError or UserError at the first stage that fails."""
+    """Run what is not up to date; returns {stage id: seconds}. `ahead`: start the next stage's
+    process while one works. Raises StageError or UserError at the first stage that fails."""
     with config.locked(job.folder):
-        steps, seconds, waiting = plan(job, only, start, force), {}, {}
+        steps = plan(job, only, start, force)
+        seconds = {}
+        waiting = {}
         todo = [stage for stage, reason in steps if reason is not None]
-        say(f"acgan: profile {job.settings['profile']}, images {job.settings['images']['name']}, figures in {job.figures}")
+        say(f"acgan: profile {job.settings['profile']}, images {job.settings['images']['name']}, "
+            f"figures in {job.figures}")
         if not todo:
             say(f"nothing to do: {len(steps)} of {len(steps)} stages are up to date")
         for i, (stage, reason) in enumerate(steps, 1) if todo else ():
@@ -210,7 +244,8 @@ def run(job, only=(), start="", force=False, say=print, ahead=False):
                 say(f"{head}up to date")
                 continue
             say(head, end="", flush=True)
-            mine, following = waiting.pop(stage.id, None), todo[len(seconds) + 1:][:1]
+            mine = waiting.pop(stage.id, None)
+            following = todo[len(seconds) + 1:][:1]
             try:
                 for other in following if ahead else ():
                     then = stage_inputs(job, other)

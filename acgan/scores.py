@@ -17,34 +17,42 @@ from .config import UserError, progress
 
 # %% ../nbs/08_scores.ipynb #7648d759
 def check_probabilities(probs, what="probs"):
-    """`probs` as a float64 tensor [N,K]; UserError unless every row is finite, not negative and sums to 1 within 1e-4."""
+    """`probs` as a float64 tensor [N,K]; UserError unless every row is finite, not negative and
+    sums to 1 within 1e-4."""
     probs = torch.as_tensor(probs)
     if probs.ndim != 2 or 0 in probs.shape:
-        raise UserError(f"{what} must have the shape [N,K], one row of class probabilities an image, not {list(probs.shape)}")
+        raise UserError(f"{what} must have the shape [N,K], one row of class probabilities an "
+                        f"image, not {list(probs.shape)}")
     probs = probs.double()
     sums = probs.sum(1)
     if not sums.isfinite().all():
-        raise UserError(f"{what} holds NaN or infinity in row {(~sums.isfinite()).nonzero()[0].item()}")
+        raise UserError(f"{what} holds NaN or infinity in row "
+                        f"{(~sums.isfinite()).nonzero()[0].item()}")
     if probs.min() < 0 or (sums - 1).abs().max() > 1e-4:
-        row = int((sums - 1).abs().argmax()) if probs.min() >= 0 else int(probs.min(1).values.argmin())
+        row = (int((sums - 1).abs().argmax()) if probs.min() >= 0
+               else int(probs.min(1).values.argmin()))
         seen = f"row {row} sums to {sums[row]:.4g}, least value {probs[row].min():.4g}"
         raise UserError(f"{what} are not probabilities: {seen}; apply softmax first")
     return probs
 
 # %% ../nbs/08_scores.ipynb #78ec781c
 def check_labels(probs, labels):
-    """`labels` as int64 [N] on the device of probs [N,K]; UserError for another length or a label outside 0..K-1."""
+    """`labels` as int64 [N] on the device of probs [N,K]; UserError for another length or a label
+    outside 0..K-1."""
     labels = torch.as_tensor(labels, device=probs.device)
     if labels.shape != probs.shape[:1]:
-        raise UserError(f"{len(probs)} rows of probabilities need as many labels, not {list(labels.shape)}")
+        raise UserError(f"{len(probs)} rows of probabilities need as many labels, not "
+                        f"{list(labels.shape)}")
     if labels.min() < 0 or labels.max() >= probs.shape[1]:
         K = probs.shape[1]
-        raise UserError(f"labels go from {labels.min()} to {labels.max()}, but the classifier has classes 0 to {K - 1}")
+        raise UserError(f"labels go from {labels.min()} to {labels.max()}, but the classifier has "
+                        f"classes 0 to {K - 1}")
     return labels.long()
 
 # %% ../nbs/08_scores.ipynb #d3cf6a7f
 def accuracy(probs, labels):
-    """The share of rows of probs [N,K] whose largest entry is the label; a tie goes to the lower class. A float in [0,1]."""
+    """The share of rows of probs [N,K] whose largest entry is the label; a tie goes to the lower
+    class. A float in [0,1]."""
     probs = check_probabilities(probs)
     return (probs.argmax(1) == check_labels(probs, labels)).double().mean().item()
 
@@ -54,7 +62,8 @@ def class_accuracy(probs, labels):
     probs = check_probabilities(probs)
     labels = check_labels(probs, labels)
     right = (probs.argmax(1) == labels).double()
-    counts = torch.zeros(probs.shape[1], dtype=torch.float64, device=probs.device).index_add_(0, labels, torch.ones_like(right))
+    counts = torch.zeros(probs.shape[1], dtype=torch.float64,
+                         device=probs.device).index_add_(0, labels, torch.ones_like(right))
     return torch.zeros_like(counts).index_add_(0, labels, right) / counts
 
 # %% ../nbs/08_scores.ipynb #9af327aa
@@ -64,10 +73,12 @@ def entropy(p):
 
 # %% ../nbs/08_scores.ipynb #bec58212
 def split_weights(n, splits=10, seed=0):
-    """float64 [splits,n]; row s averages split s: positions s*n//splits to (s+1)*n//splits of the shuffled (or given) order."""
+    """float64 [splits,n]; row s averages split s: positions s*n//splits to (s+1)*n//splits of the
+    shuffled (or given) order."""
     if not 1 <= splits <= n:
         raise UserError(f"{n} images cannot be cut into {splits} splits: choose 1 to {n}")
-    order = torch.arange(n) if seed is None else torch.from_numpy(np.random.RandomState(seed).permutation(n))
+    order = (torch.arange(n) if seed is None
+             else torch.from_numpy(np.random.RandomState(seed).permutation(n)))
     weights = torch.zeros(splits, n, dtype=torch.float64)
     for s in range(splits):
         rows = order[s * n // splits:(s + 1) * n // splits]
@@ -76,10 +87,10 @@ def split_weights(n, splits=10, seed=0):
 
 # %% ../nbs/08_scores.ipynb #5970f77b
 def inception_score(probs, splits=10, seed=0):
-    """(mean, standard deviation with ddof 0) of exp(H(mean p) - mean H(p)) over splits; probs [N,K]. `seed=None` splits in order.
+    """(mean, standard deviation with ddof 0) of exp(H(mean p) - mean H(p)) over splits; probs
+    [N,K]. `seed=None` splits in order.
 
-    An Inception Score only if an Inception network made `probs`: see `score_name`.
-    """
+    An Inception Score only if an Inception network made `probs`: see `score_name`."""
     probs = check_probabilities(probs)
     weights = split_weights(len(probs), splits, seed).to(probs.device)
     scores = (entropy(weights @ probs) - weights @ entropy(probs)).exp()
@@ -87,19 +98,23 @@ def inception_score(probs, splits=10, seed=0):
 
 # %% ../nbs/08_scores.ipynb #efc5dcb6
 def score_name(classifier):
-    """The title of the score that a classifier (or its name) makes: 'Inception Score' only for Inception, with its variant."""
+    """The title of the score that a classifier (or its name) makes: 'Inception Score' only for
+    Inception, with its variant."""
     name = getattr(classifier, "name", classifier)
-    titles = {"inception-2015": "Inception Score (2015 graph)", "inception-torchvision": "Inception Score (torchvision weights)",
+    titles = {"inception-2015": "Inception Score (2015 graph)",
+              "inception-torchvision": "Inception Score (torchvision weights)",
               "resnet20": "ResNet-20 score"}
     return titles.get(name, f"{name} score")
 
 # %% ../nbs/08_scores.ipynb #3dceac05
 def distance_names(classifier):
-    """(Fréchet, kernel): the titles of both distances on a classifier's features; 'FID' and 'KID' only for the Inception network of 2015."""
+    """(Fréchet, kernel): the titles of both distances on a classifier's features; 'FID' and 'KID'
+    only for the Inception network of 2015."""
     name = getattr(classifier, "name", classifier)
     if name == "inception-2015":
         return "FID", "KID"
-    title = {"inception-torchvision": "Inception, torchvision weights", "resnet20": "ResNet-20"}.get(name, name)
+    title = {"inception-torchvision": "Inception, torchvision weights",
+             "resnet20": "ResNet-20"}.get(name, name)
     return f"Fréchet distance, {title}", f"kernel distance, {title}"
 
 # %% ../nbs/08_scores.ipynb #6faace46
@@ -129,37 +144,45 @@ def score(probs, classifier, splits=10, seed=0):
     """The `Score` of probs [N,K] made by `classifier` (a Classifier or its name)."""
     value, std = inception_score(probs, splits, seed)
     name = str(getattr(classifier, "name", classifier))
-    return Score(score_name(classifier), value, std, len(probs), splits, seed, name, str(getattr(classifier, "fingerprint", "")))
+    return Score(score_name(classifier), value, std, len(probs), splits, seed, name,
+                 str(getattr(classifier, "fingerprint", "")))
 
 # %% ../nbs/08_scores.ipynb #083e8cce
 def kl(p, q):
-    """KL(p || q) = sum p log(p/q) over the last dimension, natural logarithm, 0 log 0 = 0; infinite where q is 0 and p is not."""
+    """KL(p || q) = sum p log(p/q) over the last dimension, natural logarithm, 0 log 0 = 0; infinite
+    where q is 0 and p is not."""
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
 
 # %% ../nbs/08_scores.ipynb #a909a4b2
 def mean_prediction(train_probs, K):
-    """The mean prediction on the training set, float64 [K], from its rows [M,K] or from the mean [K] itself."""
+    """The mean prediction on the training set, float64 [K], from its rows [M,K] or from the mean
+    [K] itself."""
     train_probs = torch.as_tensor(train_probs)
-    train = check_probabilities(train_probs[None] if train_probs.ndim == 1 else train_probs, "train_probs").mean(0)
+    train = check_probabilities(train_probs[None] if train_probs.ndim == 1 else train_probs,
+                                "train_probs").mean(0)
     if len(train) != K:
-        raise UserError(f"probs have {K} classes and train_probs {len(train)}: both must come from the same classifier")
+        raise UserError(f"probs have {K} classes and train_probs {len(train)}: both must come from "
+                        "the same classifier")
     return train
 
 # %% ../nbs/08_scores.ipynb #26dde31e
 def am_terms(probs, train_probs):
-    """The two terms of the AM score (AM-GAN paper, eq. 23): (KL(train mean || sample mean), mean entropy of the samples)."""
+    """The two terms of the AM score (AM-GAN paper, eq. 23): (KL(train mean || sample mean), mean
+    entropy of the samples)."""
     probs = check_probabilities(probs)
     train = mean_prediction(train_probs, probs.shape[1]).to(probs.device)
     return kl(train, probs.mean(0)).item(), entropy(probs).mean().item()
 
 # %% ../nbs/08_scores.ipynb #c1bece12
 def am_score(probs, train_probs):
-    """AM score (AM-GAN paper, eq. 23) of probs [N,K] against the training set's [M,K] or their mean [K]. Lower is better."""
+    """AM score (AM-GAN paper, eq. 23) of probs [N,K] against the training set's [M,K] or their mean
+    [K]. Lower is better."""
     return sum(am_terms(probs, train_probs))
 
 # %% ../nbs/08_scores.ipynb #0d9ad3e7
 def mode_score(probs, train_probs):
-    """exp(mean KL(C(x) || train mean) - KL(sample mean || train mean)) (AM-GAN paper, eq. 38): the 1-split Inception Score."""
+    """exp(mean KL(C(x) || train mean) - KL(sample mean || train mean)) (AM-GAN paper, eq. 38): the
+    1-split Inception Score."""
     probs = check_probabilities(probs)
     train = mean_prediction(train_probs, probs.shape[1]).to(probs.device)
     return (kl(probs, train).mean() - kl(probs.mean(0), train)).exp().item()
@@ -177,10 +200,13 @@ def check_features(features):
 
 # %% ../nbs/08_scores.ipynb #6ae3ff3d
 class Statistics:
-    """Running mean [F] and covariance [F,F] (ddof 1) of features, in float64; `add` batches [n,F] of any size."""
+    """Running mean [F] and covariance [F,F] (ddof 1) of features, in float64; `add` batches [n,F]
+    of any size."""
 
     def __init__(self, features=None):
-        self.n, self.mean, self.scatter = 0, None, None
+        self.n = 0
+        self.mean = None
+        self.scatter = None
         if features is not None:
             self.add(features)
 
@@ -189,14 +215,19 @@ class Statistics:
         x = check_features(features)
         if self.n and x.shape[1] != len(self.mean):
             raise UserError(f"a batch has {x.shape[1]} features, those before had {len(self.mean)}")
-        n, mean = len(x), x.mean(0)
+        n = len(x)
+        mean = x.mean(0)
         x = x - mean
         scatter = x.T @ x
         if self.n:
-            shift, total = mean - self.mean, self.n + n
+            shift = mean - self.mean
+            total = self.n + n
             scatter += self.scatter + torch.outer(shift, shift) * (self.n * n / total)
-            mean, n = self.mean + shift * (n / total), total
-        self.n, self.mean, self.scatter = n, mean, scatter
+            mean = self.mean + shift * (n / total)
+            n = total
+        self.n = n
+        self.mean = mean
+        self.scatter = scatter
         return self
 
     @property
@@ -208,10 +239,12 @@ class Statistics:
 
 # %% ../nbs/08_scores.ipynb #7b5c0908
 def fid(f1, f2):
-    """Fréchet distance of two sets of features [N,F], or of their `Statistics`. Symmetric, 0 for equal moments. Float64."""
+    """Fréchet distance of two sets of features [N,F], or of their `Statistics`. Symmetric, 0 for
+    equal moments. Float64."""
     a, b = (f if isinstance(f, Statistics) else Statistics(f) for f in (f1, f2))
     if len(a.mean) != len(b.mean):
-        raise UserError(f"features of {len(a.mean)} and {len(b.mean)} dimensions: both sets must come from the same classifier")
+        raise UserError(f"features of {len(a.mean)} and {len(b.mean)} dimensions: both sets must "
+                        "come from the same classifier")
     values, vectors = torch.linalg.eigh(a.cov)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     trace = torch.linalg.eigvalsh(root @ b.cov @ root).clamp(min=0).sqrt().sum()
@@ -226,15 +259,22 @@ def mmd2(x, y):
 
 # %% ../nbs/08_scores.ipynb #68daa841
 def kid(f1, f2, subsets=100, subset_size=1000, seed=0):
-    """(mean, standard deviation) of the unbiased MMD^2 over random subsets of features [N,F]. UserError for too few images."""
-    f1, f2 = check_features(f1), check_features(f2)
+    """(mean, standard deviation) of the unbiased MMD^2 over random subsets of features [N,F].
+    UserError for too few images."""
+    f1 = check_features(f1)
+    f2 = check_features(f2)
     if f1.shape[1] != f2.shape[1]:
-        raise UserError(f"features of {f1.shape[1]} and {f2.shape[1]} dimensions: both sets must come from the same classifier")
-    n, m = len(f1), len(f2)
+        raise UserError(f"features of {f1.shape[1]} and {f2.shape[1]} dimensions: both sets must "
+                        "come from the same classifier")
+    n = len(f1)
+    m = len(f2)
     if not 2 <= subset_size <= min(n, m):
-        raise UserError(f"KID subsets of {subset_size} images cannot be drawn from {n} and {m}: set subset_size to 2..{min(n, m)}")
-    random, values = np.random.RandomState(seed), []
+        raise UserError(f"KID subsets of {subset_size} images cannot be drawn from {n} and {m}: "
+                        f"set subset_size to 2..{min(n, m)}")
+    random = np.random.RandomState(seed)
+    values = []
     for _ in progress(range(subsets), "KID"):
-        x, y = (f[torch.from_numpy(random.choice(len(f), subset_size, replace=False)).to(f.device)] for f in (f1, f2))
+        x, y = (f[torch.from_numpy(random.choice(len(f), subset_size, replace=False)).to(f.device)]
+                for f in (f1, f2))
         values.append(mmd2(x, y))
     return float(np.mean(values)), float(np.std(values))

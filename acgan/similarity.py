@@ -23,43 +23,57 @@ import torch
 from .config import UserError, choose, derive_seed, exact_math, progress
 
 # %% ../nbs/09_similarity.ipynb #021f9a7e
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)      # of the five levels; they sum to 1.0001 and are used as they stand
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2           # the two constants that keep the quotients finite, for values 0..255
+# of the five levels; they sum to 1.0001 and are used as they stand
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+# the two constants that keep the quotients finite, for values 0..255
+C1 = (0.01 * 255) ** 2
+C2 = (0.03 * 255) ** 2
 VARIANTS = ("tf2016", "compare_gan")                    # how windows shrink and colours are pooled
 NEGATIVES = ("clip", "nan", "abs")                      # what becomes of negative terms
 
 # %% ../nbs/09_similarity.ipynb #c9432c20
 def check_images(images, what="images", least=16):
-    """UserError unless `images` is a uint8 tensor [B,C,H,W] with B >= 1 and sides of at least `least` pixels. Returns `images`."""
+    """UserError unless `images` is a uint8 tensor [B,C,H,W] with B >= 1 and sides of at least
+    `least` pixels. Returns `images`."""
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
-        raise UserError(f"{what} must be a uint8 tensor [B,C,H,W], not {kind}: quantise with acgan.data.to_uint8 first")
+        raise UserError(f"{what} must be a uint8 tensor [B,C,H,W], not {kind}: quantise with "
+                        "acgan.data.to_uint8 first")
     if images.ndim != 4 or not len(images):
-        raise UserError(f"{what} must have the shape [B,C,H,W] with B >= 1, not {list(images.shape)}")
+        raise UserError(f"{what} must have the shape [B,C,H,W] with B >= 1, not "
+                        f"{list(images.shape)}")
     if min(images.shape[2:]) < least:
-        raise UserError(f"{what} of {images.shape[2]}x{images.shape[3]} pixels are too small: this needs at least {least} a side")
+        raise UserError(f"{what} of {images.shape[2]}x{images.shape[3]} pixels are too small: this "
+                        f"needs at least {least} a side")
     return images
 
 # %% ../nbs/09_similarity.ipynb #bc842701
 @functools.lru_cache(maxsize=64)
 def band(side, size, sigma, dtype=torch.float64, device="cpu"):
-    """The band matrix A [side-size+1, side] of the normalised Gaussian window: `size` wide, standard deviation `sigma` pixels."""
-    t = torch.arange(side, dtype=torch.float64) - torch.arange(side - size + 1, dtype=torch.float64)[:, None]     # column - row
+    """The band matrix A [side-size+1, side] of the normalised Gaussian window: `size` wide,
+    standard deviation `sigma` pixels."""
+    # column - row
+    t = torch.arange(side, dtype=torch.float64) - torch.arange(side - size + 1,
+                                                               dtype=torch.float64)[:, None]
     g = torch.exp(-((t - (size - 1) / 2) ** 2) / (2 * sigma**2)) * ((t >= 0) & (t < size))
     return (g / g.sum(1, keepdim=True)).to(dtype=dtype, device=device)
 
 # %% ../nbs/09_similarity.ipynb #dbc7ee43
 def blur(x, down, along):
-    """A X A^T for every image: x [H,B,C,W] with band matrices down [h,H] and along [w,W] -> [h,B,C,w]."""
+    """A X A^T for every image: x [H,B,C,W] with band matrices down [h,H] and along [w,W] ->
+    [h,B,C,w]."""
     H, B, C, W = x.shape
-    h, w = len(down), len(along)
-    extra = H - h                                                  # window size - 1: what a block reads beyond its own rows
+    h = len(down)
+    w = len(along)
+    # window size - 1: what a block reads beyond its own rows
+    extra = H - h
     step = 12 if x.device.type == "cpu" else max(H, W)
     columns = x.new_empty(h, B * C * W)
     for a in range(0, h, step):
         b = min(a + step, h)
         torch.mm(down[a:b, a:b + extra], x.reshape(H, -1)[a:b + extra], out=columns[a:b])
-    columns, blurred = columns.view(-1, W), x.new_empty(h * B * C, w)
+    columns = columns.view(-1, W)
+    blurred = x.new_empty(h * B * C, w)
     for a in range(0, w, step):
         b = min(a + step, w)
         torch.mm(columns[:, a:b + extra], along[a:b, a:b + extra].T, out=blurred[:, a:b])
@@ -67,7 +81,8 @@ def blur(x, down, along):
 
 # %% ../nbs/09_similarity.ipynb #74f683a0
 def halve(x):
-    """2x2 means of x [H,B,C,W] -> [ceil(H/2),B,C,ceil(W/2)]; an odd last row or column is repeated."""
+    """2x2 means of x [H,B,C,W] -> [ceil(H/2),B,C,ceil(W/2)]; an odd last row or column is
+    repeated."""
     if x.shape[0] % 2:
         x = torch.cat([x, x[-1:]])
     if x.shape[3] % 2:
@@ -77,7 +92,8 @@ def halve(x):
 
 # %% ../nbs/09_similarity.ipynb #881ca139
 class Level(NamedTuple):
-    """One size of a batch of images: pixels - 128, local mean - 128, local variance, and the two band matrices."""
+    """One size of a batch of images: pixels - 128, local mean - 128, local variance, and the two
+    band matrices."""
 
     x: torch.Tensor           # H,B,C,W
     mu: torch.Tensor          # h,B,C,w
@@ -91,15 +107,18 @@ class Level(NamedTuple):
 
 # %% ../nbs/09_similarity.ipynb #d1c4e19a
 def levels_of(x, scales=5, variant="tf2016"):
-    """Local mean and variance of values x [H,B,C,W] at `scales` sizes: a list of Levels, from the full size down."""
+    """Local mean and variance of values x [H,B,C,W] at `scales` sizes: a list of Levels, from the
+    full size down."""
     choose(variant, VARIANTS, "MS-SSIM variant")
     levels = []
     for k in range(scales):
         size = min(11, x.shape[0], x.shape[3])
         sigma = 1.5 if variant == "compare_gan" else 1.5 * size / 11
-        down, along = (band(side, size, sigma, x.dtype, x.device) for side in (x.shape[0], x.shape[3]))
+        down, along = (band(side, size, sigma, x.dtype, x.device)
+                       for side in (x.shape[0], x.shape[3]))
         mu = blur(x, down, along)
-        levels.append(Level(x, mu, blur(x * x, down, along).addcmul_(mu, mu, value=-1), down, along))
+        levels.append(Level(x, mu, blur(x * x, down, along).addcmul_(mu, mu, value=-1), down,
+                            along))
         x = halve(x) if k + 1 < scales else x
     return levels
 
@@ -110,51 +129,61 @@ def rows_first(values, dtype=torch.float64):
 
 # %% ../nbs/09_similarity.ipynb #2d3a57f1
 def moments(images, scales=5, variant="tf2016", dtype=torch.float64):
-    """What MS-SSIM needs of each image by itself: uint8 [B,C,H,W] -> a list of `scales` Levels, from the full size down."""
+    """What MS-SSIM needs of each image by itself: uint8 [B,C,H,W] -> a list of `scales` Levels,
+    from the full size down."""
     values = check_images(images, least=2 ** (scales - 1)).short() - 128
     return levels_of(rows_first(values, dtype), scales, variant)
 
 # %% ../nbs/09_similarity.ipynb #84629fc9
 def pair_terms(a, b, absolute=False):
-    """The mean cs of each level, in the last level the mean l*cs: two lists of Levels -> float64 [scales,B,C].
+    """The mean cs of each level, in the last level the mean l*cs: two lists of Levels -> float64
+    [scales,B,C].
 
-    `absolute` takes |sigma_12| for sigma_12 at every position, as the code of the AM-GAN paper does.
-    """
+    `absolute` takes |sigma_12| for sigma_12 at every position, as the code of the AM-GAN paper
+    does."""
     terms = []
     for k, (p, q) in enumerate(zip(a, b, strict=True)):
-        term = blur(p.x * q.x, p.down, p.along).addcmul_(p.mu, q.mu, value=-1)          # the covariance; h,B,C,w
+        # the covariance; h,B,C,w
+        term = blur(p.x * q.x, p.down, p.along).addcmul_(p.mu, q.mu, value=-1)
         term = (term.abs_() if absolute else term).mul_(2).add_(C2).div_((p.var + q.var).add_(C2))
         if k == len(a) - 1:
-            m, n = p.mu + 128, q.mu + 128
+            m = p.mu + 128
+            n = q.mu + 128
             term = term * (2 * m * n + C1) / (m * m + n * n + C1)
         terms.append(term.double().mean((0, 3)))
     return torch.stack(terms)
 
 # %% ../nbs/09_similarity.ipynb #ed29c9e6
 def lone_pair_terms(x, y, scales=5, variant="tf2016", dtype=torch.float64, absolute=False):
-    """As `pair_terms` of the moments of uint8 x and y [B,C,H,W], a fifth cheaper: float64 [scales,B,C]."""
-    B, p, q, terms = len(x), x.short(), y.short(), []
+    """As `pair_terms` of the moments of uint8 x and y [B,C,H,W], a fifth cheaper: float64
+    [scales,B,C]."""
+    B = len(x)
+    p = x.short()
+    q = y.short()
+    terms = []
     both = rows_first(torch.cat([p + q - 256, p - q]), dtype)                        # H,2B,C,W
     for k, level in enumerate(levels_of(both, scales, variant)):
         s, d = level.var.split(B, 1)                                                  # h,B,C,w
         term = ((s - d).abs_() if absolute else s - d).add_(2 * C2).div_((s + d).add_(2 * C2))
         if k == scales - 1:
             s, d = level.mu.split(B, 1)
-            m, n = (s + d) / 2 + 128, (s - d) / 2 + 128
+            m = (s + d) / 2 + 128
+            n = (s - d) / 2 + 128
             term = term * (2 * m * n + C1) / (m * m + n * n + C1)
         terms.append(term.double().mean((0, 3)))
     return torch.stack(terms)
 
 # %% ../nbs/09_similarity.ipynb #e883d160
 def combine(terms, negatives="clip", pooling="pair", variant="tf2016"):
-    """Scores from terms [scales,B,C]: [B] for pooling 'pair', one number for 'batch'. Under 5 scales, weights sum to 1."""
+    """Scores from terms [scales,B,C]: [B] for pooling 'pair', one number for 'batch'. Under 5
+    scales, weights sum to 1."""
     choose(negatives, NEGATIVES, "treatment of negative terms")
     choose(pooling, ("pair", "batch"), "pooling")
     w = torch.tensor(WEIGHTS[:len(terms)], dtype=torch.float64, device=terms.device)
     w = w if len(terms) == len(WEIGHTS) else w / w.sum()
     if pooling == "batch":
         terms = terms.mean(1, keepdim=True)
-    if variant == "tf2016":                                        # colours are averaged before the product, in compare_gan after
+    if variant == "tf2016":  # colours are averaged before the product, in compare_gan after
         terms = terms.mean(2, keepdim=True)
     terms = terms if negatives == "nan" else terms.clamp(min=0)
     score = terms.pow(w[:, None, None]).prod(0).mean(1)
@@ -162,40 +191,47 @@ def combine(terms, negatives="clip", pooling="pair", variant="tf2016"):
 
 # %% ../nbs/09_similarity.ipynb #2907f34d
 def block_size(images):
-    """How many images of this size are blurred at once: about a cache full on a CPU, a few hundred MB on a GPU."""
+    """How many images of this size are blurred at once: about a cache full on a CPU, a few hundred
+    MB on a GPU."""
     H, W = images.shape[2:]
     return max(1, (4 if images.device.type == "cpu" else 256) * 128 * 128 // (H * W))
 
 # %% ../nbs/09_similarity.ipynb #b0a70cc1
 def keep_memory():
-    """Make glibc keep freed blocks of up to 31 MB for reuse (its dynamic M_MMAP_THRESHOLD), with no effect elsewhere."""
+    """Make glibc keep freed blocks of up to 31 MB for reuse (its dynamic M_MMAP_THRESHOLD), with no
+    effect elsewhere."""
     return torch.empty(31 << 20, dtype=torch.uint8).numel()
 
 # %% ../nbs/09_similarity.ipynb #03b1528e
-def ms_ssim(x, y, negatives="clip", pooling="pair", scales=5, variant="tf2016", dtype=torch.float64):
-    """MS-SSIM of x[i] with y[i]: uint8 [B,C,H,W] twice, sides of at least 16 -> float64 [B], or one number for pooling='batch'.
+def ms_ssim(x, y, negatives="clip", pooling="pair", scales=5, variant="tf2016",
+            dtype=torch.float64):
+    """MS-SSIM of x[i] with y[i]: uint8 [B,C,H,W] twice, sides of at least 16 -> float64 [B], or one
+    number for pooling='batch'.
 
-    negatives: 'clip' at 0, 'nan' (the 2016 code), 'abs' (|sigma_12|, the AM-GAN paper's code). variant: 'tf2016' or 'compare_gan'.
-    UserError for other types, unequal shapes, small images.
-    """
+    negatives: 'clip' at 0, 'nan' (the 2016 code), 'abs' (|sigma_12|, the AM-GAN paper's code).
+    variant: 'tf2016' or 'compare_gan'. UserError for other types, unequal shapes, small images."""
     check_images(x, "x", 2 ** (scales - 1)), check_images(y, "y", 2 ** (scales - 1))
     if x.shape != y.shape:
         raise UserError(f"x and y must have one shape, not {list(x.shape)} and {list(y.shape)}")
-    n, terms = block_size(x), []
+    n = block_size(x)
+    terms = []
     keep_memory()
     with exact_math():
         for i in range(0, len(x), n):
-            terms.append(lone_pair_terms(x[i:i + n], y[i:i + n], scales, variant, dtype, absolute=negatives == "abs"))
+            terms.append(lone_pair_terms(x[i:i + n], y[i:i + n], scales, variant, dtype,
+                                         absolute=negatives == "abs"))
         return combine(torch.cat(terms, 1), negatives, pooling, variant)
 
 # %% ../nbs/09_similarity.ipynb #7dae503c
 def ms_ssim_3(x, y, **options):
-    """Three-level MS-SSIM for small images, weights divided by their sum .6305. Not comparable with `ms_ssim`; same arguments."""
+    """Three-level MS-SSIM for small images, weights divided by their sum .6305. Not comparable with
+    `ms_ssim`; same arguments."""
     return ms_ssim(x, y, scales=3, **options)
 
 # %% ../nbs/09_similarity.ipynb #b4b79279
 def draw_pairs(n, pairs=100, seed=0, *stream):
-    """`pairs` distinct unordered pairs of n images, int64 [P,2], i < j, from the stream; 'all' (or too many): every pair."""
+    """`pairs` distinct unordered pairs of n images, int64 [P,2], i < j, from the stream; 'all' (or
+    too many): every pair."""
     if n < 2:
         raise UserError(f"MS-SSIM inside a class needs at least 2 images, this one has {n}")
     total = n * (n - 1) // 2
@@ -208,8 +244,10 @@ def draw_pairs(n, pairs=100, seed=0, *stream):
 
 # %% ../nbs/09_similarity.ipynb #7a12da93
 def all_pairs(images, tile=100, negatives="clip", scales=5, variant="tf2016", dtype=torch.float64):
-    """MS-SSIM of every two images of uint8 [N,C,H,W] -> float64 [N,N], symmetric, with ones on the diagonal."""
-    n, scores = block_size(images), torch.eye(len(images), dtype=torch.float64, device=images.device)
+    """MS-SSIM of every two images of uint8 [N,C,H,W] -> float64 [N,N], symmetric, with ones on the
+    diagonal."""
+    n = block_size(images)
+    scores = torch.eye(len(images), dtype=torch.float64, device=images.device)
     starts = range(0, len(images), tile)
     keep_memory()
     with exact_math():
@@ -220,40 +258,49 @@ def all_pairs(images, tile=100, negatives="clip", scales=5, variant="tf2016", dt
                 for i in range(min(tile, len(images) - s)):
                     one = [level.take(slice(i, i + 1)) for level in rows]
                     for j in range(i + 1 if s == t else 0, min(tile, len(images) - t), n):
-                        terms = pair_terms(one, [level.take(slice(j, j + n)) for level in columns], negatives == "abs")
-                        scores[s + i, t + j:t + j + terms.shape[1]] = combine(terms, negatives, variant=variant)
+                        terms = pair_terms(one, [level.take(slice(j, j + n)) for level in columns],
+                                           negatives == "abs")
+                        scores[s + i, t + j:t + j + terms.shape[1]] = combine(
+                            terms, negatives, variant=variant)
     return torch.triu(scores) + torch.triu(scores, 1).T
 
 # %% ../nbs/09_similarity.ipynb #e807a44b
 def pair_scores(images, pairs=100, seed=0, stream=(), **options):
-    """(scores [P] float64, pairs [P,2] int64) for random pairs, or 'all', of uint8 [N,C,H,W]; options as for `ms_ssim`."""
+    """(scores [P] float64, pairs [P,2] int64) for random pairs, or 'all', of uint8 [N,C,H,W];
+    options as for `ms_ssim`."""
     check_images(images)
     index = draw_pairs(len(images), pairs, seed, *stream)
-    if len(index) > 2 * len(images):                              # each image is met often: keep its moments
+    if len(index) > 2 * len(images):  # each image is met often: keep its moments
         return all_pairs(images, **options)[index[:, 0], index[:, 1]].cpu(), index
     where = index.to(images.device)
     return ms_ssim(images[where[:, 0]], images[where[:, 1]], **options).cpu(), index
 
 # %% ../nbs/09_similarity.ipynb #fbf2a5fc
 def pair_error(scores, index):
-    """Standard error of the mean of scores [P] of the pairs index [P,2], with the covariance of pairs that share an image."""
+    """Standard error of the mean of scores [P] of the pairs index [P,2], with the covariance of
+    pairs that share an image."""
     if len(scores) < 2:
         return float("nan")
     e = scores.double() - scores.double().mean()
     images, where = index.unique(return_inverse=True)
-    S = torch.zeros(len(images), dtype=torch.float64).index_add_(0, where.flatten(), e.repeat_interleave(2))
-    apart = e.square().sum()                                       # what independent pairs would give: the least it can be
+    S = torch.zeros(len(images), dtype=torch.float64).index_add_(0, where.flatten(),
+                                                                 e.repeat_interleave(2))
+    # what independent pairs would give: the least it can be
+    apart = e.square().sum()
     return (torch.maximum(S.square().sum() - apart, apart).sqrt() / len(e)).item()
 
 # %% ../nbs/09_similarity.ipynb #293a1cfb
 def mean_ms_ssim(images, labels, pairs=100, seed=0, **options):
-    """{class: (mean, standard deviation with ddof 0)} of MS-SSIM over pairs inside each class (section 4.2, Figure 4).
+    """{class: (mean, standard deviation with ddof 0)} of MS-SSIM over pairs inside each class
+    (section 4.2, Figure 4).
 
-    images: uint8 [N,C,H,W]; labels: int64 [N]. pairs: how many distinct random pairs a class, or 'all'. UserError for a lone image.
-    """
+    images: uint8 [N,C,H,W]; labels: int64 [N]. pairs: how many distinct random pairs a class, or
+    'all'. UserError for a lone image."""
     if len(images) != len(labels):
-        raise UserError(f"{len(images)} images but {len(labels)} labels: there must be one label an image")
-    labels, result = torch.as_tensor(labels).cpu(), {}
+        raise UserError(f"{len(images)} images but {len(labels)} labels: there must be one label "
+                        "an image")
+    labels = torch.as_tensor(labels).cpu()
+    result = {}
     for c in progress(labels.unique().tolist(), "MS-SSIM"):
         of_class = images[(labels == c).nonzero()[:, 0].to(images.device)]
         if len(of_class) < 2:
@@ -263,21 +310,28 @@ def mean_ms_ssim(images, labels, pairs=100, seed=0, **options):
     return result
 
 # %% ../nbs/09_similarity.ipynb #902df3b8
-EXACT = 2**24 // 255                                   # so many differences of bytes have a sum that float32 holds exactly
+# so many differences of bytes have a sum that float32 holds exactly
+EXACT = 2**24 // 255
 
 
 def l1_cdist(q, b):
-    """Exact sums of absolute differences of uint8 [Q,P] and [M,P], P <= EXACT -> float32 [Q,M]: `torch.cdist`."""
+    """Exact sums of absolute differences of uint8 [Q,P] and [M,P], P <= EXACT -> float32 [Q,M]:
+    `torch.cdist`."""
     return torch.cdist(q.float(), b.float(), p=1)
 
 # %% ../nbs/09_similarity.ipynb #fdd250b2
 def l1_maximum(q, b):
-    """Exact sums of absolute differences of uint8 [Q,P] and [M,P] -> int64 [Q,M], by maxima and sums in 16 bits."""
-    tail = (0, -q.shape[1] % 256)                                                    # zeros, which differ from no zero
-    own, theirs = q.sum(1), b.sum(1)
+    """Exact sums of absolute differences of uint8 [Q,P] and [M,P] -> int64 [Q,M], by maxima and
+    sums in 16 bits."""
+    # zeros, which differ from no zero
+    tail = (0, -q.shape[1] % 256)
+    own = q.sum(1)
+    theirs = b.sum(1)
     q = torch.nn.functional.pad(q.short(), tail).view(len(q), -1, 256, 1)
-    b = torch.nn.functional.pad(b.short(), tail).T.contiguous().view(-1, 256, len(b))                          # P/256,256,M
-    larger, sums = torch.empty_like(b), q.new_empty(len(q), len(b), b.shape[2])
+    # P/256,256,M
+    b = torch.nn.functional.pad(b.short(), tail).T.contiguous().view(-1, 256, len(b))
+    larger = torch.empty_like(b)
+    sums = q.new_empty(len(q), len(b), b.shape[2])
     for x, out in zip(q, sums):
         torch.sum(torch.maximum(x, b, out=larger), 1, dtype=torch.int16, out=out)
     return 2 * (sums.int() & 0xFFFF).sum(1) - own[:, None] - theirs
@@ -285,7 +339,8 @@ def l1_maximum(q, b):
 # %% ../nbs/09_similarity.ipynb #86290d92
 @functools.lru_cache
 def find_faiss():
-    """The module faiss if it is installed, usable beside torch and knows `pairwise_distances`, else None."""
+    """The module faiss if it is installed, usable beside torch and knows `pairwise_distances`, else
+    None."""
     if sys.platform == "darwin" or importlib.util.find_spec("faiss") is None:
         return None
     try:
@@ -296,11 +351,14 @@ def find_faiss():
 
 # %% ../nbs/09_similarity.ipynb #fca61df1
 def l1_faiss(q, b, together=32):
-    """Exact sums of absolute differences of uint8 [Q,P] and [M,P], P <= EXACT -> float32 [Q,M]: faiss, on torch's threads."""
+    """Exact sums of absolute differences of uint8 [Q,P] and [M,P], P <= EXACT -> float32 [Q,M]:
+    faiss, on torch's threads."""
     faiss = find_faiss()
     faiss.omp_set_num_threads(torch.get_num_threads())
-    q, b = q.float().numpy(), b.float().numpy()
-    parts = [faiss.pairwise_distances(b, q[i:i + together], faiss.METRIC_L1) for i in range(0, len(q), together)]
+    q = q.float().numpy()
+    b = b.float().numpy()
+    parts = [faiss.pairwise_distances(b, q[i:i + together], faiss.METRIC_L1)
+             for i in range(0, len(q), together)]
     return torch.from_numpy(np.concatenate(parts, 1)).T
 
 # %% ../nbs/09_similarity.ipynb #9224a486
@@ -315,9 +373,12 @@ def l1_form(device="cpu"):
 
 # %% ../nbs/09_similarity.ipynb #e3c1c0e8
 def l1(queries, bank, form=None):
-    """Exact sums of absolute differences: uint8 [Q,...] and [M,...] -> float64 [Q,M]. `form`: a key of L1_FORMS, or None."""
-    form = l1_form(queries.device) if form is None else choose(form, L1_FORMS, "way to sum differences")
-    q, b = queries.flatten(1), bank.flatten(1)
+    """Exact sums of absolute differences: uint8 [Q,...] and [M,...] -> float64 [Q,M]. `form`: a key
+    of L1_FORMS, or None."""
+    form = l1_form(queries.device) if form is None else choose(form, L1_FORMS,
+                                                               "way to sum differences")
+    q = queries.flatten(1)
+    b = bank.flatten(1)
     rows, values = (len(b), EXACT) if form == "cdist" else (64 * torch.get_num_threads(), 3072)
     total = torch.zeros(len(q), len(b), dtype=torch.float64, device=q.device)
     for i in range(0, q.shape[1], values):
@@ -327,8 +388,10 @@ def l1(queries, bank, form=None):
 
 # %% ../nbs/09_similarity.ipynb #5435c351
 def ms_ssim_distance(queries, bank):
-    """1 - MS-SSIM of every query with every bank image: uint8 [Q,C,H,W] and [M,C,H,W] -> float64 [Q,M]."""
-    n, result = block_size(bank), torch.empty(len(queries), len(bank), dtype=torch.float64, device=bank.device)
+    """1 - MS-SSIM of every query with every bank image: uint8 [Q,C,H,W] and [M,C,H,W] -> float64
+    [Q,M]."""
+    n = block_size(bank)
+    result = torch.empty(len(queries), len(bank), dtype=torch.float64, device=bank.device)
     singles = [moments(query[None]) for query in queries]
     for j in range(0, len(bank), n):
         others = moments(bank[j:j + n])
@@ -338,67 +401,87 @@ def ms_ssim_distance(queries, bank):
 
 # %% ../nbs/09_similarity.ipynb #74a45ee1
 def merge_nearest(best, distances, index, k):
-    """The k smallest of `best` (distances, indices [Q,j]) and new `distances` [Q,M] of images `index` [M]; ties: lowest index."""
-    index, both, where = index.to(distances.device), [best[0]], [best[1]]
+    """The k smallest of `best` (distances, indices [Q,j]) and new `distances` [Q,M] of images
+    `index` [M]; ties: lowest index."""
+    index = index.to(distances.device)
+    both = [best[0]]
+    where = [best[1]]
     for _ in range(min(k, distances.shape[1])):
         place = distances.argmin(1, keepdim=True)
         both.append(distances.gather(1, place)), where.append(index[place])
         distances = distances.scatter(1, place, math.inf)
         if best[0].shape[1] == k and (both[-1] >= best[0][:, -1:]).all():
-            break                                                                    # no query finds a nearer one in this chunk
-    both, where = torch.cat(both, 1), torch.cat(where, 1)
+            # no query finds a nearer one in this chunk
+            break
+    both = torch.cat(both, 1)
+    where = torch.cat(where, 1)
     order = both.argsort(dim=1, stable=True)[:, :k]
     return both.gather(1, order), where.gather(1, order)
 
 # %% ../nbs/09_similarity.ipynb #429226e8
 def search(queries, bank, index, distance, k, chunk):
-    """The k nearest of bank[index] for each query: (distance, index [Q,k]). `index` rises; `chunk` images are held at a time."""
-    best = [torch.empty(len(queries), 0, dtype=kind, device=queries.device) for kind in (torch.float64, torch.int64)]
+    """The k nearest of bank[index] for each query: (distance, index [Q,k]). `index` rises; `chunk`
+    images are held at a time."""
+    best = [torch.empty(len(queries), 0, dtype=kind, device=queries.device)
+            for kind in (torch.float64, torch.int64)]
     for start in range(0, len(index), chunk):
         part = index[start:start + chunk]
-        whole = part[-1] - part[0] + 1 == len(part)                    # neighbours in memory are sliced, not gathered
+        # neighbours in memory are sliced, not gathered
+        whole = part[-1] - part[0] + 1 == len(part)
         place = slice(int(part[0]), int(part[-1]) + 1) if whole else part.numpy()
-        rows = bank[place] if isinstance(bank, torch.Tensor) else torch.from_numpy(np.array(bank[place]))
+        rows = bank[place] if isinstance(bank,
+                                         torch.Tensor) else torch.from_numpy(np.array(bank[place]))
         best = merge_nearest(best, distance(queries, rows.to(queries.device)), part, k)
     return best
 
 # %% ../nbs/09_similarity.ipynb #8b3e8625
 def same_class(n_queries, n_bank, labels=None, bank_labels=None, k=1):
-    """[(indices of queries, indices of bank images)]: a group a class, or one without labels. UserError for under k images."""
+    """[(indices of queries, indices of bank images)]: a group a class, or one without labels.
+    UserError for under k images."""
     if (labels is None) != (bank_labels is None):
-        raise UserError("give both labels and bank_labels, or neither: one without the other says nothing")
+        raise UserError("give both labels and bank_labels, or neither: one without the other says "
+                        "nothing")
     if labels is None:
         groups = [(torch.arange(n_queries), torch.arange(n_bank))]
     else:
-        labels, bank_labels = torch.as_tensor(labels).cpu(), torch.as_tensor(bank_labels).cpu()
+        labels = torch.as_tensor(labels).cpu()
+        bank_labels = torch.as_tensor(bank_labels).cpu()
         given = len(labels), len(bank_labels)
         if given != (n_queries, n_bank):
-            raise UserError(f"{n_queries} queries and {n_bank} bank images need as many labels, not {given[0]} and {given[1]}")
-        groups = [((labels == c).nonzero()[:, 0], (bank_labels == c).nonzero()[:, 0]) for c in labels.unique().tolist()]
+            raise UserError(f"{n_queries} queries and {n_bank} bank images need as many labels, "
+                            f"not {given[0]} and {given[1]}")
+        groups = [((labels == c).nonzero()[:, 0], (bank_labels == c).nonzero()[:, 0])
+                  for c in labels.unique().tolist()]
     for _, theirs in groups:
         if len(theirs) < k:
-            raise UserError(f"{k} nearest neighbours asked for, but only {len(theirs)} images of the class are in the bank")
+            raise UserError(f"{k} nearest neighbours asked for, but only {len(theirs)} images of "
+                            "the class are in the bank")
     return groups
 
 # %% ../nbs/09_similarity.ipynb #d1ea9ae5
 def chunk_size(queries, shape):
-    """How many bank images of `shape` are held at a time: 16 MB of them, at most 64 MB of float64 distances, at least 16."""
+    """How many bank images of `shape` are held at a time: 16 MB of them, at most 64 MB of float64
+    distances, at least 16."""
     return max(16, min(2**24 // max(1, math.prod(shape)), 2**23 // max(1, queries)))
 
 # %% ../nbs/09_similarity.ipynb #e3ea7ed9
 def nearest(queries, bank, metric="l1", k=1, chunk=None, labels=None, bank_labels=None, form=None):
-    """The k nearest bank images of each query: (distance float64 [Q,k], index int64 [Q,k]), nearest first, ties by lowest index.
+    """The k nearest bank images of each query: (distance float64 [Q,k], index int64 [Q,k]), nearest
+    first, ties by lowest index.
 
-    queries: uint8 [Q,C,H,W]. bank: uint8 [M,C,H,W], a tensor or a NumPy array or memory map, read `chunk` images at a time
-    (None: as many as `chunk_size` says). metric: 'l1' (exact sum of absolute byte differences) or 'ms_ssim' (1 - MS-SSIM).
-    labels [Q], bank_labels [M]: same class only. form: a key of L1_FORMS for metric 'l1'; None takes the fastest.
-    """
-    distance = {"l1": functools.partial(l1, form=form), "ms_ssim": ms_ssim_distance}[choose(metric, ("l1", "ms_ssim"), "metric")]
+    queries: uint8 [Q,C,H,W]. bank: uint8 [M,C,H,W], a tensor or a NumPy array or memory map, read
+    `chunk` images at a time (None: as many as `chunk_size` says). metric: 'l1' (exact sum of
+    absolute byte differences) or 'ms_ssim' (1 - MS-SSIM). labels [Q], bank_labels [M]: same class
+    only. form: a key of L1_FORMS for metric 'l1'; None takes the fastest."""
+    distance = {"l1": functools.partial(l1, form=form),
+                "ms_ssim": ms_ssim_distance}[choose(metric, ("l1", "ms_ssim"), "metric")]
     check_images(queries, "queries", 1 if metric == "l1" else 16)
     if tuple(bank.shape[1:]) != tuple(queries.shape[1:]):
-        raise UserError(f"queries {list(queries.shape[1:])} and bank {list(bank.shape[1:])} must have images of one shape")
+        raise UserError(f"queries {list(queries.shape[1:])} and bank {list(bank.shape[1:])} must "
+                        "have images of one shape")
     groups = same_class(len(queries), len(bank), labels, bank_labels, k)
-    result = torch.empty(len(queries), k, dtype=torch.float64), torch.empty(len(queries), k, dtype=torch.int64)
+    result = torch.empty(len(queries), k,
+                         dtype=torch.float64), torch.empty(len(queries), k, dtype=torch.int64)
     chunk = chunk or chunk_size(len(queries), bank.shape[1:])
     keep_memory()
     with exact_math():

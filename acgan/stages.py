@@ -24,7 +24,8 @@ from .config import UserError, fingerprint, home, read_json, work_root
 # %% ../nbs/13_stages.ipynb #6f1605b5
 @dataclass(frozen=True)
 class Stage:
-    """One notebook of the chain: id, path below nbs/, what it makes, stages it needs, stages it comes after, files it reads."""
+    """One notebook of the chain: id, path below nbs/, what it makes, stages it needs, stages it
+    comes after, files it reads."""
     id: str
     notebook: str
     makes: str
@@ -33,28 +34,38 @@ class Stage:
     reads: tuple = ()
 
 # %% ../nbs/13_stages.ipynb #28770c31
-STAGES = (
-    Stage("tables", "odena2017/00_appendix_tables.ipynb", "the layer tables, from the built networks"),
-    Stage("training", "odena2017/01_training.ipynb", "one AC-GAN on all classes and a class-split ensemble"),
-    Stage("samples", "odena2017/02_samples.ipynb", "samples of every class", ("training",)),
-    Stage("discriminability", "odena2017/03_discriminability.ipynb", "accuracy against resolution", ("training",)),
-    Stage("diversity", "odena2017/04_diversity.ipynb", "MS-SSIM inside classes, real and generated", ("training",)),
-    Stage("joint", "odena2017/05_diverse_and_discriminable.ipynb", "accuracy against diversity", ("training",)),
-    Stage("grid", "odena2017/06_grid.ipynb", "all 27 settings of the grid", ("training",)),
-    Stage("score", "odena2017/07_inception_score.ipynb", "the score by the paper's protocol", ("training",)),
-    Stage("neighbours", "odena2017/08_overfitting_neighbours.ipynb", "nearest training images", ("training",)),
-    Stage("latent", "odena2017/09_latent_space.ipynb", "interpolations and fixed z across classes", ("training",)),
-    Stage("class_count", "odena2017/10_class_count.ipynb", "diversity against the number of classes"),
-    Stage("every_class", "odena2017/11_every_class.ipynb", "a page with samples of every class", ("training",)),
-    Stage("semi_supervised", "odena2017/12_semi_supervised.ipynb", "accuracy against the number of labels"),
-    Stage("ablation", "odena2017/13_ablation.ipynb", "what each open switch of the tables is worth"),
-)
+STAGES = (Stage("tables", "odena2017/00_appendix_tables.ipynb",
+                "the layer tables, from the built networks"),
+          Stage("training", "odena2017/01_training.ipynb",
+                "one AC-GAN on all classes and a class-split ensemble"),
+          Stage("samples", "odena2017/02_samples.ipynb", "samples of every class", ("training",)),
+          Stage("discriminability", "odena2017/03_discriminability.ipynb",
+                "accuracy against resolution", ("training",)),
+          Stage("diversity", "odena2017/04_diversity.ipynb",
+                "MS-SSIM inside classes, real and generated", ("training",)),
+          Stage("joint", "odena2017/05_diverse_and_discriminable.ipynb",
+                "accuracy against diversity", ("training",)),
+          Stage("grid", "odena2017/06_grid.ipynb", "all 27 settings of the grid", ("training",)),
+          Stage("score", "odena2017/07_inception_score.ipynb", "the score by the paper's protocol",
+                ("training",)), Stage("neighbours", "odena2017/08_overfitting_neighbours.ipynb",
+                                      "nearest training images", ("training",)),
+          Stage("latent", "odena2017/09_latent_space.ipynb",
+                "interpolations and fixed z across classes", ("training",)),
+          Stage("class_count", "odena2017/10_class_count.ipynb",
+                "diversity against the number of classes"),
+          Stage("every_class", "odena2017/11_every_class.ipynb",
+                "a page with samples of every class", ("training",)),
+          Stage("semi_supervised", "odena2017/12_semi_supervised.ipynb",
+                "accuracy against the number of labels"),
+          Stage("ablation", "odena2017/13_ablation.ipynb",
+                "what each open switch of the tables is worth"),)
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 
 # %% ../nbs/13_stages.ipynb #2e80e468
 def read_notebook(stage):
-    """The notebook of `stage` as a dictionary with `source` of each cell as one string. UserError when it is missing or broken."""
+    """The notebook of `stage` as a dictionary with `source` of each cell as one string. UserError
+    when it is missing or broken."""
     notebook = read_json(home() / "nbs" / stage.notebook)
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
         raise UserError(f"nbs/{stage.notebook} is not a notebook")
@@ -65,24 +76,30 @@ def read_notebook(stage):
 # %% ../nbs/13_stages.ipynb #60c4dc5c
 def source_of(stage):
     """The code cells of the notebook of `stage` as one text."""
-    return "\n".join(cell["source"] for cell in read_notebook(stage)["cells"] if cell["cell_type"] == "code")
+    return "\n".join(cell["source"]
+                     for cell in read_notebook(stage)["cells"] if cell["cell_type"] == "code")
 
 # %% ../nbs/13_stages.ipynb #f77b8234
 def notebook_parameters(stage):
-    """{name: default} of the one cell tagged `parameters`. UserError, with the notebook's name, unless there is exactly one."""
-    tagged = [cell for cell in read_notebook(stage)["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    """{name: default} of the one cell tagged `parameters`. UserError, with the notebook's name,
+    unless there is exactly one."""
+    tagged = [cell for cell in read_notebook(stage)["cells"]
+              if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
-        raise UserError(f"nbs/{stage.notebook} has {len(tagged)} cells tagged 'parameters': a study has exactly one")
+        raise UserError(f"nbs/{stage.notebook} has {len(tagged)} cells tagged 'parameters': a "
+                        "study has exactly one")
     found = {}
     for line in ast.parse(tagged[0]["source"]).body:
-        targets = line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        targets = (line.targets if isinstance(line, ast.Assign) else [line.target]
+                   if isinstance(line, ast.AnnAssign) else [])
         for target in targets:
             found[target.id] = ast.literal_eval(line.value)
     return found
 
 # %% ../nbs/13_stages.ipynb #27047549
 def check_value(stage, name, value, defaults):
-    """`value` for the parameter `name` of `stage`; UserError when the notebook has no such parameter or the types differ."""
+    """`value` for the parameter `name` of `stage`; UserError when the notebook has no such
+    parameter or the types differ."""
     where = f"nbs/{stage.notebook}"
     if name not in defaults:
         raise UserError(f"{where} has no parameter {name!r}: it has {', '.join(defaults)}")
@@ -90,7 +107,8 @@ def check_value(stage, name, value, defaults):
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if default is not None and type(value) is not type(default):
-        raise UserError(f"{where}: parameter {name!r} is {type(default).__name__}, not {type(value).__name__} ({value!r})")
+        raise UserError(f"{where}: parameter {name!r} is {type(default).__name__}, not "
+                        f"{type(value).__name__} ({value!r})")
     return value
 
 # %% ../nbs/13_stages.ipynb #d5cfd73a
@@ -98,7 +116,8 @@ def check_value(stage, name, value, defaults):
 class ChainRequest:
     """One validated request to the chain.
 
-    settings: the profile; parameters: {stage id: {name: value}}; label: the folder below figures/."""
+    settings: the profile; parameters: {stage id: {name: value}}; label: the folder below
+    figures/."""
     settings: dict
     label: str
     parameters: dict = field(default_factory=dict)
@@ -129,7 +148,8 @@ def parse_value(text):
         return text
 
 # %% ../nbs/13_stages.ipynb #bc9f0aff
-def make_job(profile="quick", dataset="", data_root="", device="auto", label="", overrides=(), stages=None):
+def make_job(profile="quick", dataset="", data_root="", device="auto", label="", overrides=(),
+             stages=None):
     """The ChainRequest for a profile. UserError for whatever does not exist.
 
     overrides: texts 'stage.parameter=value'; stages: default STAGES."""
@@ -152,32 +172,38 @@ def make_job(profile="quick", dataset="", data_root="", device="auto", label="",
         extra.setdefault(stage, {})[name] = parse_value(value)
     for name in extra:
         config.choose(name, [stage.id for stage in stages], "stage")
-    base = {"profile": profile, "label": label, "dataset": dataset, "data_root": data_root, "device": device}
+    base = {"profile": profile, "label": label, "dataset": dataset, "data_root": data_root,
+            "device": device}
     job = ChainRequest(settings, label, stages=tuple(stages))
     for stage in stages:
         defaults = notebook_parameters(stage)
-        given = {key: value for key, value in base.items() if key in defaults} | extra.get(stage.id, {})
-        job.parameters[stage.id] = {key: check_value(stage, key, value, defaults) for key, value in given.items()}
+        given = {key: value
+                 for key, value in base.items() if key in defaults} | extra.get(stage.id, {})
+        job.parameters[stage.id] = {key: check_value(stage, key, value, defaults)
+                                    for key, value in given.items()}
     return job
 
 # %% ../nbs/13_stages.ipynb #500263c0
 @cache
 def code_hash(source):
-    """A hash of Python source that ignores comments, layout and docstrings; of the text itself when it does not parse."""
+    """A hash of Python source that ignores comments, layout and docstrings; of the text itself when
+    it does not parse."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return fingerprint(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
+            body[0].value, ast.Constant):
             node.body = body[1:] or [ast.Pass()]
     return fingerprint(ast.dump(tree))
 
 # %% ../nbs/13_stages.ipynb #c88f022c
 @cache
 def imported(source, known):
-    """Which of `known` (a tuple of modules of acgan) `source` imports or reaches as acgan.name; all when it does not parse."""
+    """Which of `known` (a tuple of modules of acgan) `source` imports or reaches as acgan.name; all
+    when it does not parse."""
     found = set()
     try:
         nodes = list(ast.walk(ast.parse(source)))
@@ -185,10 +211,13 @@ def imported(source, known):
         return frozenset(known)
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("acgan.") for alias in node.names if alias.name.startswith("acgan.")}
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "acgan":
+            found |= {alias.name.removeprefix("acgan.")
+                      for alias in node.names if alias.name.startswith("acgan.")}
+        elif (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+              and node.value.id == "acgan"):
             found.add(node.attr)
-        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "acgan"):
+        elif isinstance(node, ast.ImportFrom) and (node.level
+                                                   or (node.module or "").split(".")[0] == "acgan"):
             path = ".".join(filter(None, (node.module or "").split(".")[0 if node.level else 1:]))
             found |= {path, *(f"{path}.{alias.name}".lstrip(".") for alias in node.names)}
     return frozenset(known) & found
@@ -201,27 +230,33 @@ def file_hash(path):
 
 # %% ../nbs/13_stages.ipynb #7850b92f
 def modules():
-    """{dotted name below acgan: path} of every module of the package, sorted; private ones left out."""
+    """{dotted name below acgan: path} of every module of the package, sorted; private ones left
+    out."""
     folder = Path(acgan.__file__).parent
     paths = sorted(path for path in folder.rglob("*.py") if not path.stem.startswith("_"))
     return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in paths}
 
 # %% ../nbs/13_stages.ipynb #ab978524
 def package_files():
-    """{path below acgan: path} of the package's files that are not Python code, sorted; hidden ones and caches left out."""
-    folder, found = Path(acgan.__file__).parent, {}
+    """{path below acgan: path} of the package's files that are not Python code, sorted; hidden ones
+    and caches left out."""
+    folder = Path(acgan.__file__).parent
+    found = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        skipped = path.suffix == ".py" or "__pycache__" in parts or any(part.startswith(".") for part in parts)
+        skipped = path.suffix == ".py" or "__pycache__" in parts or any(
+            part.startswith(".") for part in parts)
         if path.is_file() and not skipped:
             found["/".join(parts)] = path
     return found
 
 # %% ../nbs/13_stages.ipynb #ee14f25f
 def package_hash(source):
-    """A hash of the modules of acgan that `source` imports, directly or through others, and of the files that they name."""
+    """A hash of the modules of acgan that `source` imports, directly or through others, and of the
+    files that they name."""
     code = {name: path.read_text() for name, path in modules().items()}
-    reached, open_ends = set(), set(imported(source, tuple(code)))
+    reached = set()
+    open_ends = set(imported(source, tuple(code)))
     while open_ends:
         name = open_ends.pop()
         reached.add(name)
@@ -234,10 +269,12 @@ def package_hash(source):
 
 # %% ../nbs/13_stages.ipynb #784858aa
 def folder_state(root):
-    """A hash of the folders at and below `root` (two levels) and when each last gained or lost a file; None for no folder."""
+    """A hash of the folders at and below `root` (two levels) and when each last gained or lost a
+    file; None for no folder."""
     if not root:
         return None
-    folders, level = [Path(root)], [Path(root)]
+    folders = [Path(root)]
+    level = [Path(root)]
     for _ in range(2):
         level = [Path(entry) for folder in level for entry in os.scandir(folder) if entry.is_dir()]
         folders += level
@@ -248,36 +285,47 @@ def stage_inputs(job, stage):
     """{what: hash} of everything that the result of `stage` depends on."""
     source = source_of(stage)
     settings = {key: value for key, value in job.settings.items() if key not in ("stages", "plan")}
-    own = [value["images"] for value in settings.values() if isinstance(value, dict) and isinstance(value.get("images"), dict)]
+    own = [value["images"] for value in settings.values()
+           if isinstance(value, dict) and isinstance(value.get("images"), dict)]
     roots = sorted({images["root"] for images in (settings["images"], *own) if images.get("root")})
-    return {"notebook": code_hash(source), "package": package_hash(source), "parameters": fingerprint(job.parameters[stage.id]),
-            "profile": fingerprint(settings), "images": fingerprint([folder_state(root) for root in roots]),
-            "earlier stages": fingerprint([[name, file_hash(job.stamp(name))] for name in stage.needs + stage.after]),
+    return {"notebook": code_hash(source), "package": package_hash(source),
+            "parameters": fingerprint(job.parameters[stage.id]), "profile": fingerprint(settings),
+            "images": fingerprint([folder_state(root) for root in roots]),
+            "earlier stages": fingerprint([[name, file_hash(job.stamp(name))]
+                                           for name in stage.needs + stage.after]),
             "files": fingerprint([[name, file_hash(home() / name)] for name in stage.reads])}
 
 # %% ../nbs/13_stages.ipynb #c014552c
 def inputs_of(job):
-    """{'profile', 'settings', 'package', 'notebooks', 'images', 'files', 'provenance'} of a figure set, by content (hashes)."""
+    """{'profile', 'settings', 'package', 'notebooks', 'images', 'files', 'provenance'} of a figure
+    set, by content (hashes)."""
     code = {name: code_hash(path.read_text()) for name, path in modules().items()}
     code |= {name: file_hash(path) for name, path in package_files().items()}
-    made = [path for path in sorted(job.figures.rglob("*")) if path.is_file() and path.name not in ("report.html", "inputs.json")]
-    records = [read_json(path) for path in made if path.suffix == ".json" and path.parent == job.figures]
+    made = [path for path in sorted(job.figures.rglob("*"))
+            if path.is_file() and path.name not in ("report.html", "inputs.json")]
+    records = [read_json(path)
+               for path in made if path.suffix == ".json" and path.parent == job.figures]
     records = [record for record in records if isinstance(record, dict)]
-    of = {r["provenance"]["device"]: r["provenance"] for r in records if r.get("provenance", {}).get("device")}
+    of = {r["provenance"]["device"]: r["provenance"]
+          for r in records if r.get("provenance", {}).get("device")}
     settings = {key: value for key, value in job.settings.items() if key not in ("stages", "plan")}
     return {"profile": job.settings["profile"], "settings": fingerprint(settings), "package": code,
             "notebooks": {stage.id: code_hash(source_of(stage)) for stage in job.stages},
-            "images": sorted({r["images"]["fingerprint"] for r in records if isinstance(r.get("images"), dict)}),
+            "images": sorted({r["images"]["fingerprint"]
+                              for r in records if isinstance(r.get("images"), dict)}),
             "files": {path.relative_to(job.figures).as_posix(): file_hash(path) for path in made},
-            "provenance": [{key: p.get(key) for key in ("device", "device_type", "torch", "python")} for p in of.values()]}
+            "provenance": [{key: p.get(key) for key in ("device", "device_type", "torch", "python")}
+                           for p in of.values()]}
 
 # %% ../nbs/13_stages.ipynb #6a63b815
 def why_run(job, stage):
-    """Why `stage` has to run: 'it has not run', 'parameters changed', 'a.png is gone', ... or None when it is up to date."""
+    """Why `stage` has to run: 'it has not run', 'parameters changed', 'a.png is gone', ... or None
+    when it is up to date."""
     if not job.stamp(stage.id).is_file():
         return "it has not run"
     stamp = read_json(job.stamp(stage.id))
-    changed = [what for what, value in stage_inputs(job, stage).items() if stamp["inputs"].get(what) != value]
+    changed = [what for what, value in stage_inputs(job, stage).items()
+               if stamp["inputs"].get(what) != value]
     if changed:
         return f"{' and '.join(changed)} changed"
     roots = {"figures": job.figures, "data": job.folder}
@@ -290,18 +338,24 @@ def why_run(job, stage):
 
 # %% ../nbs/13_stages.ipynb #0c69a7a1
 def plan(job, only=(), start="", force=False):
-    """[(stage, reason or None)] for the selected stages in order. `only`: ids; `start`: the id to begin with; None: up to date."""
+    """[(stage, reason or None)] for the selected stages in order. `only`: ids; `start`: the id to
+    begin with; None: up to date."""
     ids = [stage.id for stage in job.stages]
     for name in (*only, *([start] if start else [])):
         config.choose(name, ids, "stage")
-    chosen = [s for i, s in enumerate(job.stages) if (not only or s.id in only) and (not start or i >= ids.index(start))]
-    steps, running = [], set()
+    chosen = [s for i, s in enumerate(job.stages)
+              if (not only or s.id in only) and (not start or i >= ids.index(start))]
+    steps = []
+    running = set()
     for stage in chosen:
-        lost = [name for name in stage.needs if name not in running and not job.stamp(name).is_file()]
+        lost = [name
+                for name in stage.needs if name not in running and not job.stamp(name).is_file()]
         if lost:
-            raise UserError(f"stage {stage.id!r} reads what stage {lost[0]!r} makes, which has not run: run that first")
+            raise UserError(f"stage {stage.id!r} reads what stage {lost[0]!r} makes, which has not "
+                            "run: run that first")
         again = [name for name in stage.needs + stage.after if name in running]
-        reason = "asked to" if force else why_run(job, stage) or (f"{again[0]} runs again" if again else None)
+        reason = ("asked to" if force
+                  else why_run(job, stage) or (f"{again[0]} runs again" if again else None))
         running |= {stage.id} if reason else set()
         steps.append((stage, reason))
     return steps

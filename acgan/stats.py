@@ -13,7 +13,8 @@ import scipy.stats
 
 # %% ../nbs/00a_stats.ipynb #099b4a7b
 def t_interval(values, level=0.95):
-    """(mean, low, high) of independent values by Student's t; limits are infinite for a single value."""
+    """(mean, low, high) of independent values by Student's t; limits are infinite for a single
+    value."""
     x = np.asarray(values, dtype=float)
     if x.size < 2:
         return float(x.mean()), -math.inf, math.inf
@@ -22,13 +23,16 @@ def t_interval(values, level=0.95):
 
 # %% ../nbs/00a_stats.ipynb #99c9efaf
 def jackknife(statistic, columns, clusters=None, level=0.95):
-    """(value, low, high, number of clusters) of statistic(*columns) for `columns`: arrays [N] or [N,k] that share their rows.
+    """(value, low, high, number of clusters) of statistic(*columns) for `columns`: arrays [N] or
+    [N,k] that share their rows.
 
-    `clusters`: ids [N] of what belongs together, default every row by itself. Limits are infinite for a single cluster, and NaN
-    where the statistic is not defined without one of the clusters."""
+    `clusters`: ids [N] of what belongs together, default every row by itself. Limits are infinite
+    for a single cluster, and NaN where the statistic is not defined without one of the clusters."""
     columns = [np.asarray(column, dtype=float) for column in columns]
-    ids = np.arange(len(columns[0])) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
-    value, count = float(statistic(*columns)), int(ids.max()) + 1
+    ids = (np.arange(len(columns[0])) if clusters is None
+           else np.unique(np.asarray(clusters), return_inverse=True)[1])
+    value = float(statistic(*columns))
+    count = int(ids.max()) + 1
     if count < 2:
         return value, -math.inf, math.inf, count
     without = np.array([statistic(*(column[ids != i] for column in columns)) for i in range(count)])
@@ -38,11 +42,12 @@ def jackknife(statistic, columns, clusters=None, level=0.95):
 
 # %% ../nbs/00a_stats.ipynb #37649d36
 def share_interval(cases, clusters=None, level=0.95):
-    """(share, low, high, number of clusters) of `cases` (0 or 1, [N]): the hull of the jackknife over `clusters` and of Wilson's
-    interval for as many cases as there are clusters."""
+    """(share, low, high, number of clusters) of `cases` (0 or 1, [N]): the hull of the jackknife
+    over `clusters` and of Wilson's interval for as many cases as there are clusters."""
     share, low, high, n = jackknife(np.mean, [cases], clusters, level)
     z = scipy.stats.norm.ppf(0.5 + level / 2)
-    centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     ends = [(centre + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
     if n < 2:
         return share, ends[0], ends[1], n
@@ -50,8 +55,10 @@ def share_interval(cases, clusters=None, level=0.95):
 
 # %% ../nbs/00a_stats.ipynb #534a025f
 def bootstrap(values, statistic=np.mean, clusters=None, draws=10000, seed=0, level=0.95):
-    """(low, high): percentile interval of `statistic` over resampled rows of `values` [N] or [N,k]; whole clusters if given (ids [N])."""
-    values, rng = np.asarray(values), np.random.default_rng(seed)
+    """(low, high): percentile interval of `statistic` over resampled rows of `values` [N] or [N,k];
+    whole clusters if given (ids [N])."""
+    values = np.asarray(values)
+    rng = np.random.default_rng(seed)
     if clusters is None:
         groups = np.arange(len(values))[:, None]
     else:
@@ -69,8 +76,10 @@ def bootstrap(values, statistic=np.mean, clusters=None, draws=10000, seed=0, lev
 
 # %% ../nbs/00a_stats.ipynb #0db89673
 def roc_area(positive, negative):
-    """The share of pairs (p, q) of values from `positive` [n] and `negative` [m] with p > q, plus half of the ties; NaN if either is empty."""
-    p, q = np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)
+    """The share of pairs (p, q) of values from `positive` [n] and `negative` [m] with p > q, plus
+    half of the ties; NaN if either is empty."""
+    p = np.asarray(positive, dtype=float)
+    q = np.asarray(negative, dtype=float)
     if not (p.size and q.size):
         return math.nan
     return float(scipy.stats.mannwhitneyu(p, q).statistic / (p.size * q.size))

@@ -13,7 +13,8 @@ from .config import home
 
 # %% ../nbs/12a_study.ipynb #5b5b5b2c
 class Study:
-    """The profile of a study with its overrides; `images`, `replicates`, `classifier` and `subjects` make what it measures."""
+    """The profile of a study with its overrides; `images`, `replicates`, `classifier` and
+    `subjects` make what it measures."""
 
     def __init__(self, profile="quick", label="", dataset="", data_root="", device="auto"):
         config.one_thread()
@@ -28,9 +29,11 @@ class Study:
         return ensemble.part_images(self.settings, part, split)
 
     def trained(self, part="model"):
-        """The Ensemble of all runs of a part, trained, resumed or opened, with the training probe if the part has one."""
+        """The Ensemble of all runs of a part, trained, resumed or opened, with the training probe
+        if the part has one."""
         images = self.images(part)
-        probe = diagnostics.part_probe(self.settings, images, part, self.device) if self.settings[part].get("probe_every") else None
+        probe = (diagnostics.part_probe(self.settings, images, part, self.device)
+                 if self.settings[part].get("probe_every") else None)
         return ensemble.train_part(self.settings, images, part, self.device, probe)
 
     def replicates(self, part="model"):
@@ -39,55 +42,68 @@ class Study:
 
     def classifier(self, key="classifier", part="model"):
         """The profile's classifier of that key, trained on the images of `part` or opened."""
-        return classifiers.load_classifier(images=self.images(part), test=self.images(part, "test"), device=self.device,
+        return classifiers.load_classifier(images=self.images(part), test=self.images(part, "test"),
+                                           device=self.device,
                                            **self.settings.get(key, self.settings["classifier"]))
 
     def subjects(self, part="model", which=("untrained", "noise")):
         """{'samples': [one sampler a seed], null: [three samplers], ...}."""
         starts = self.replicates(part)
-        return {"samples": starts} | nulls.controls(starts[0], self.images(part), self.images(part, "test"), which=which)
+        return {"samples": starts} | nulls.controls(starts[0], self.images(part),
+                                                    self.images(part, "test"), which=which)
 
     def setting(self, part="model", classifier=None, runs=None, **more):
-        """The facts of a measurement, to be compared with a claim's protocol; `runs`: those measured, default all of the part, () for
-        a claim on real images."""
-        return claims.setting(self.images(part), self.trained(part).runs if runs is None else runs, classifier, **more)
+        """The facts of a measurement, to be compared with a claim's protocol; `runs`: those
+        measured, default all of the part, () for a claim on real images."""
+        return claims.setting(self.images(part), self.trained(part).runs if runs is None else runs,
+                              classifier, **more)
 
 # %% ../nbs/12a_study.ipynb #4ac872f2
-def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, differs=None, each_n=None,
-            trained_seeds=None, **facts):
-    """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims. Prints the captions and verdicts.
+def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=None, differs=None,
+            each_n=None, trained_seeds=None, **facts):
+    """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims.
+    Prints the captions and verdicts.
 
-    notes, differs: {claim: note, or what its protocol's keys do not hold}; each_n: {figure or claim: its own n}; trained_seeds:
-    those of the setting, where the runs of `part` repeat a seed or have derived ones; facts: for `setting`."""
+    notes, differs: {claim: note, or what its protocol's keys do not hold}; each_n: {figure or
+    claim: its own n}; trained_seeds: those of the setting, where the runs of `part` repeat a seed
+    or have derived ones; facts: for `setting`."""
     each_n = each_n or {}
     result.save(home() / "figures" / study.label / "results")
     for which, one in result.figures.items():
         numbers = {key: result.numbers[key] for key in one.keys or result.numbers}
-        print(figures.save_figure(result.figure(which), which, study.label, result.captions()[which], numbers, n=each_n.get(which, n),
-                                  seeds=list(seeds), images=study.images(part).fingerprint, title=one.title, claims=list(one.claims)))
+        print(figures.save_figure(result.figure(which), which, study.label,
+                                  result.captions()[which], numbers, n=each_n.get(which, n),
+                                  seeds=list(seeds), images=study.images(part).fingerprint,
+                                  title=one.title, claims=list(one.claims)))
     facts |= {} if trained_seeds is None else {"seeds": list(trained_seeds)}
     setting = study.setting(part, classifier, **facts)
     for claim, found in result.evidence().items():
         what = {"undecided": found.undecided} if found.undecided else {"evidence": found.arguments}
         note = (notes or {}).get(claim, found.note)
-        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=each_n.get(claim, n), setting=setting, note=note,
-                            differs=(differs or {}).get(claim, ()), **what))
+        print(claims.record(study.label, claim, found.ours, nulls=found.nulls, n=each_n.get(
+            claim, n), setting=setting, note=note, differs=(differs or {}).get(claim, ()), **what))
 
 # %% ../nbs/12a_study.ipynb #695addf7
-def save_grid(study, which, tiles, columns, caption, title, n, part="model", claims=(), numbers=None, seeds=(0,), **labels):
-    """Draw uint8 images as a grid of `columns` and save it as figure `which` of the study; prints the caption."""
+def save_grid(study, which, tiles, columns, caption, title, n, part="model", claims=(),
+              numbers=None, seeds=(0,), **labels):
+    """Draw uint8 images as a grid of `columns` and save it as figure `which` of the study; prints
+    the caption."""
     fig = figures.image_grid(tiles, columns, **labels)
-    print(figures.save_figure(fig, which, study.label, caption, numbers or {}, n=n, seeds=list(seeds), grid=True,
-                              images=study.images(part).fingerprint, title=title, claims=list(claims)))
+    print(figures.save_figure(fig, which, study.label, caption, numbers or {}, n=n, seeds=list(
+        seeds), grid=True, images=study.images(part).fingerprint, title=title, claims=list(claims)))
 
 # %% ../nbs/12a_study.ipynb #0b313742
 def record(study, claim, ours, n=None, part="model", classifier=None, facts=None, **what):
-    """Record a claim of the study's part; `facts` go to its setting, `what` to `claims.record`. Prints the verdict."""
-    print(claims.record(study.label, claim, ours, n=n, setting=study.setting(part, classifier, **(facts or {})), **what))
+    """Record a claim of the study's part; `facts` go to its setting, `what` to `claims.record`.
+    Prints the verdict."""
+    print(claims.record(study.label, claim, ours, n=n,
+                        setting=study.setting(part, classifier, **(facts or {})), **what))
 
 # %% ../nbs/12a_study.ipynb #4a871c92
 def answer(label, *names):
-    """One line a claim: its verdict and what was measured, from the records of figures/<label>; what has no record is named as missing."""
+    """One line a claim: its verdict and what was measured, from the records of figures/<label>;
+    what has no record is named as missing."""
     rows = {row["id"]: row for row in claims.table(label) if row["id"] in names}
-    lines = [f"{name}: {rows[name]['verdict']}. {rows[name]['ours'] or rows[name]['proxy'] or ''}" for name in names]
+    lines = [f"{name}: {rows[name]['verdict']}. {rows[name]['ours'] or rows[name]['proxy'] or ''}"
+             for name in names]
     return "\n".join(lines)

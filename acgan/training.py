@@ -20,14 +20,16 @@ from .models import (Discriminator, draw_z, find_spec, Generator, noise_spec, No
                           NoiseTape, sample_by_batch)
 
 # %% ../nbs/04_training.ipynb #b19ad826
-CHOICES = {"labels": ("predefined", "dynamic"), "class_loss": ("log", "linear"), "lr_schedule": ("constant", "staircase", "linear"),
-           "z_dist": ("normal", "uniform"), "noise_dist": ("gaussian", "uniform"), "sampling_bn": ("running", "batch"),
+CHOICES = {"labels": ("predefined", "dynamic"), "class_loss": ("log", "linear"),
+           "lr_schedule": ("constant", "staircase", "linear"), "z_dist": ("normal", "uniform"),
+           "noise_dist": ("gaussian", "uniform"), "sampling_bn": ("running", "batch"),
            "label_stream": ("shared", "own")}
 
 # %% ../nbs/04_training.ipynb #f52758fa
 @dataclass(frozen=True)
 class GANConfig:
-    """Every setting of a GAN but image set and steps. `loss_weights`: see `losses.terms`; switches: `models.AMBIGUITIES`."""
+    """Every setting of a GAN but image set and steps. `loss_weights`: see `losses.terms`; switches:
+    `models.AMBIGUITIES`."""
     classes: tuple | None = None
     seed: int = 0
     objective: str = "acgan"
@@ -69,8 +71,8 @@ class GANConfig:
 
 # %% ../nbs/04_training.ipynb #f818863b
 def check_gan_config(gan):
-    """UserError, with the name of the setting, for a value of the GANConfig `gan` that makes no sense. Its classes become
-    a tuple."""
+    """UserError, with the name of the setting, for a value of the GANConfig `gan` that makes no
+    sense. Its classes become a tuple."""
     for name, allowed in CHOICES.items():
         choose(getattr(gan, name), allowed, name)
     find_objective(gan.objective, gan.labels)
@@ -91,11 +93,15 @@ def check_gan_config(gan):
 
 # %% ../nbs/04_training.ipynb #bab56062
 def filled(gan, resolution):
-    """The GANConfig `gan` with what the table of layers for `resolution` pixels decides in place of None, without its classes."""
+    """The GANConfig `gan` with what the table of layers for `resolution` pixels decides in place of
+    None, without its classes."""
     table = find_spec(resolution, gan.spec)
     dropout = max(row.dropout for row in table.discriminator)
-    mine = {"noise_std": table.noise_std, "noise_at": table.noise_at, "dropout": dropout, "z_dim": table.z_dim, "width_d": gan.width}
-    return replace(gan, **{name: value for name, value in mine.items() if getattr(gan, name) is None}, classes=None)
+    mine = {"noise_std": table.noise_std, "noise_at": table.noise_at, "dropout": dropout,
+            "z_dim": table.z_dim, "width_d": gan.width}
+    return replace(gan,
+                   **{name: value for name, value in mine.items() if getattr(gan, name) is None},
+                   classes=None)
 
 # %% ../nbs/04_training.ipynb #14495ef9
 FORMAT = 2
@@ -103,8 +109,9 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A GANConfig without None (`gan`) on an image set: names of the `classes`, and `images` {name, split, fingerprint,
-    resolution}. `id`: 12 hex digits, the name of its folder; for one that was read back, the id that it was trained under."""
+    """A GANConfig without None (`gan`) on an image set: names of the `classes`, and `images` {name,
+    split, fingerprint, resolution}. `id`: 12 hex digits, the name of its folder; for one that was
+    read back, the id that it was trained under."""
     gan: GANConfig
     classes: tuple
     images: dict
@@ -116,36 +123,44 @@ class RunConfig:
 
     @property
     def id(self):
-        settings = {"format": FORMAT, "gan": self.changes(), "classes": self.classes, "images": self.images}
+        settings = {"format": FORMAT, "gan": self.changes(), "classes": self.classes,
+                    "images": self.images}
         return self.stored_id or fingerprint(settings)
 
     def changes(self):
-        """{setting: value} of what differs from the defaults; those of the table of layers count as defaults."""
+        """{setting: value} of what differs from the defaults; those of the table of layers count as
+        defaults."""
         usual = filled(GANConfig(spec=self.gan.spec, width=self.gan.width), self.resolution)
-        changed = {name: value for name, value in asdict(self.gan).items() if value != getattr(usual, name)}
+        changed = {name: value
+                   for name, value in asdict(self.gan).items() if value != getattr(usual, name)}
         given = {"spec": self.gan.spec, "width": self.gan.width}
-        return changed | {name: value for name, value in given.items() if value != getattr(GANConfig(), name)}
+        return changed | {name: value
+                          for name, value in given.items() if value != getattr(GANConfig(), name)}
 
     def to_json(self):
         """Everything, as config.json holds it."""
         settings = {name: value for name, value in asdict(self.gan).items() if name != "classes"}
-        return {"format": FORMAT, "id": self.id, "gan": settings, "classes": list(self.classes), "images": self.images}
+        return {"format": FORMAT, "id": self.id, "gan": settings, "classes": list(self.classes),
+                "images": self.images}
 
 # %% ../nbs/04_training.ipynb #bf52559a
 def run_config(gan, images):
-    """The `RunConfig` of the GANConfig `gan` on an ImageSet. UserError for a class or a size that does not exist."""
+    """The `RunConfig` of the GANConfig `gan` on an ImageSet. UserError for a class or a size that
+    does not exist."""
     chosen = range(images.n_classes) if gan.classes is None else gan.classes
     names = tuple(images.classes[class_index(images.classes, k, images.name)] for k in chosen)
-    source = {"name": images.name, "split": images.split, "fingerprint": images.fingerprint, "resolution": images.resolution}
+    source = {"name": images.name, "split": images.split, "fingerprint": images.fingerprint,
+              "resolution": images.resolution}
     return RunConfig(filled(gan, images.resolution), names, source)
 
 # %% ../nbs/04_training.ipynb #177549d5
 def read_run_config(value, where="config.json"):
-    """The `RunConfig` of the dictionary `value` that `RunConfig.to_json` made. UserError, naming `where`, for another format or an
-    unknown setting."""
+    """The `RunConfig` of the dictionary `value` that `RunConfig.to_json` made. UserError, naming
+    `where`, for another format or an unknown setting."""
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
-        raise UserError(f"{where} is of format {found}; this version of acgan reads format {FORMAT} only")
+        raise UserError(f"{where} is of format {found}; this version of acgan reads format "
+                        f"{FORMAT} only")
     try:
         names = {f.name for f in fields(GANConfig)}
         for name in value["gan"]:
@@ -157,33 +172,41 @@ def read_run_config(value, where="config.json"):
 
 # %% ../nbs/04_training.ipynb #5c9039d8
 def difference(stored, config, where="config.json"):
-    """What differs between config.json's `stored` dictionary and the RunConfig `config`, in words; None when nothing does."""
-    before, now = read_run_config(stored, where), config.to_json()
+    """What differs between config.json's `stored` dictionary and the RunConfig `config`, in words;
+    None when nothing does."""
+    before = read_run_config(stored, where)
+    now = config.to_json()
     for name, value in before.to_json()["gan"].items():
         if value != now["gan"][name]:
             return f"{name} was {value!r} and is now {now['gan'][name]!r}"
     for name in ("classes", "images"):
         if before.to_json()[name] != now[name]:
             return f"its {name} are others"
-    return None if stored.get("id") == config.id else f"its id is {stored.get('id')}, not {config.id}"
+    return (None if stored.get("id") == config.id
+            else f"its id is {stored.get('id')}, not {config.id}")
 
 # %% ../nbs/04_training.ipynb #8d1aaa60
 def build(config):
     """(G, D) of a `RunConfig`, freshly initialised from its seed."""
-    m, K, objective = config.gan, len(config.classes), find_objective(config.gan.objective, config.gan.labels)
-    same = {"spec": m.spec, "padding": m.padding, "init_std": m.init_std, "seed": m.seed, "bn": (m.bn_eps, m.bn_momentum)}
-    G = Generator(config.resolution, K if objective.conditional else 0, m.z_dim, m.width, label_input=m.label_input,
-                  z_dist=m.z_dist, **same)
-    D = Discriminator(config.resolution, K, m.width_d, m.noise_std, noise_at=m.noise_at, dropout=m.dropout,
-                      head=objective.head, noise_dist=m.noise_dist, **same)
+    m = config.gan
+    K = len(config.classes)
+    objective = find_objective(config.gan.objective, config.gan.labels)
+    same = {"spec": m.spec, "padding": m.padding, "init_std": m.init_std, "seed": m.seed,
+            "bn": (m.bn_eps, m.bn_momentum)}
+    G = Generator(config.resolution, K if objective.conditional else 0, m.z_dim, m.width,
+                  label_input=m.label_input, z_dist=m.z_dist, **same)
+    D = Discriminator(config.resolution, K, m.width_d, m.noise_std, noise_at=m.noise_at,
+                      dropout=m.dropout, head=objective.head, noise_dist=m.noise_dist, **same)
     return sample_by_batch(G) if m.sampling_bn == "batch" else G, D
 
 # %% ../nbs/04_training.ipynb #b106f067
 def working_dtype(device):
-    """The type in which D's layers hand on their numbers on `device`: bfloat16 under autocast on a GPU, else torch's default."""
+    """The type in which D's layers hand on their numbers on `device`: bfloat16 under autocast on a
+    GPU, else torch's default."""
     with precision(device):
         kind = torch.device(device).type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.get_default_dtype()
+        return (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind)
+                else torch.get_default_dtype())
 
 # %% ../nbs/04_training.ipynb #8b46c80b
 METRICS = ("d_loss", "g_loss", "source_real", "source_fake", "class_real", "class_fake",
@@ -191,44 +214,63 @@ METRICS = ("d_loss", "g_loss", "source_real", "source_fake", "class_real", "clas
 
 
 class TrainState:
-    """A member at work on `device`: G, D, their Adams, a random stream `rng`, its `batches` of real images, the `step` it is at.
-    `ema`: the moving average of G, or None. `labelled`: batches of labelled images alone, or None."""
+    """A member at work on `device`: G, D, their Adams, a random stream `rng`, its `batches` of real
+    images, the `step` it is at. `ema`: the moving average of G, or None. `labelled`: batches of
+    labelled images alone, or None."""
 
     def __init__(self, config, images, device="cpu"):
-        m, classes = config.gan, [class_index(images.classes, name, images.name) for name in config.classes]
-        self.config, self.gan, self.device, self.step, self.samplers = config, m, torch.device(device), 0, {}
-        self.objective, self.K = find_objective(m.objective, m.labels), len(classes)
+        m = config.gan
+        classes = [class_index(images.classes, name, images.name) for name in config.classes]
+        self.config = config
+        self.gan = m
+        self.device = torch.device(device)
+        self.step = 0
+        self.samplers = {}
+        self.objective = find_objective(m.objective, m.labels)
+        self.K = len(classes)
         self.G, self.D = (net.to(self.device).train() for net in build(config))
         self.opt_g, self.opt_d = self.adam(self.G, m.lr_g), self.adam(self.D, m.lr_d)
         self.ema = copy.deepcopy(self.G).requires_grad_(False) if m.ema else None
         self.clock = torch.zeros((), dtype=torch.float64, device=self.device)
         self.rng = generator(m.seed, "training", device=self.device)
         same = {"batch": m.batch, "seed": m.seed, "device": self.device, "labelled": m.labelled}
-        self.batches = Batches(images, classes, unlabelled=any(term.asks == "source" for term in self.objective.d), **same)
+        self.batches = Batches(images, classes,
+                               unlabelled=any(term.asks == "source" for term in self.objective.d),
+                               **same)
         own = m.label_stream == "own"
-        self.labelled = Batches(images, classes, unlabelled=False, stream="labelled batches", **same) if own else None
+        self.labelled = Batches(images, classes, unlabelled=False, stream="labelled batches",
+                                **same) if own else None
 
     def adam(self, net, lr):
-        """Adam for `net`. With a schedule the rate lies on the device, where a recorded step can change it."""
+        """Adam for `net`. With a schedule the rate lies on the device, where a recorded step can
+        change it."""
         lr = lr if self.gan.lr_schedule == "constant" else torch.tensor(lr, device=self.device)
-        betas, capturable = (self.gan.beta1, self.gan.beta2), self.device.type == "cuda"
-        return torch.optim.Adam(net.parameters(), lr, betas=betas, fused=True, capturable=capturable)
+        betas = (self.gan.beta1, self.gan.beta2)
+        capturable = self.device.type == "cuda"
+        return torch.optim.Adam(net.parameters(), lr, betas=betas, fused=True,
+                                capturable=capturable)
 
     def noise(self, n):
-        """What D takes its noise and dropout from in one pass of n images: the stream, or on a GPU numbers drawn before."""
+        """What D takes its noise and dropout from in one pass of n images: the stream, or on a GPU
+        numbers drawn before."""
         if self.device.type == "cpu":
             return self.rng
         if n not in self.samplers:
-            self.samplers[n] = NoiseSampler([noise_spec(self.D)], n, self.device, working_dtype(self.device))
-        return NoiseTape([[numbers[0] for numbers in entry] for entry in self.samplers[n].draw([self.rng])])
+            self.samplers[n] = NoiseSampler([noise_spec(self.D)], n, self.device,
+                                            working_dtype(self.device))
+        return NoiseTape([[numbers[0] for numbers in entry]
+                          for entry in self.samplers[n].draw([self.rng])])
 
     def draw(self):
-        """Noise z [B,z_dim] ~ N(0, 1) and labels c [B] ~ uniform over the K classes (section 3: c ~ p_c)."""
+        """Noise z [B,z_dim] ~ N(0, 1) and labels c [B] ~ uniform over the K classes (section 3: c ~
+        p_c)."""
         B = self.gan.batch
-        return draw_z(self.G, B, self.rng), torch.randint(self.K, (B,), generator=self.rng, device=self.device)
+        return draw_z(self.G, B,
+                      self.rng), torch.randint(self.K, (B,), generator=self.rng, device=self.device)
 
     def discriminate(self, x, X_fake):
-        """D's outputs for B real and B fake images: of two passes, or of one when they share a batch norm (`joint_bn`)."""
+        """D's outputs for B real and B fake images: of two passes, or of one when they share a
+        batch norm (`joint_bn`)."""
         if not self.gan.joint_bn:
             return self.D(x, self.noise(len(x))), self.D(X_fake, self.noise(len(X_fake)))
         s, l = self.D(torch.cat([x, X_fake]), self.noise(2 * len(x)))
@@ -236,8 +278,9 @@ class TrainState:
 
 # %% ../nbs/04_training.ipynb #6bdeccba
 def set_learning_rates(t):
-    """Put both Adams of TrainState `t` at the rate of its next step: after n steps lr * lr_decay^floor(n / N) for 'staircase',
-    lr * max(0, 1 - n / N) for 'linear', N = lr_decay_steps."""
+    """Put both Adams of TrainState `t` at the rate of its next step: after n steps lr *
+    lr_decay^floor(n / N) for 'staircase', lr * max(0, 1 - n / N) for 'linear', N =
+    lr_decay_steps."""
     m = t.gan
     if m.lr_schedule == "constant":
         return
@@ -249,7 +292,8 @@ def set_learning_rates(t):
 
 # %% ../nbs/04_training.ipynb #08f8a5d6
 def update_average(t):
-    """Move the average of G one step towards G: average <- ema * average + (1 - ema) * G. Buffers are copied."""
+    """Move the average of G one step towards G: average <- ema * average + (1 - ema) * G. Buffers
+    are copied."""
     if t.ema is None:
         return
     with torch.no_grad():
@@ -259,9 +303,10 @@ def update_average(t):
 
 # %% ../nbs/04_training.ipynb #7e8b8a81
 def discriminator_step(t, real=None):
-    """One Adam step of D on a batch of real (`real`, else the next) and one of fake images. Returns METRICS without g_loss as a
-    dictionary of scalars."""
-    x, c_real = t.batches.next() if real is None else real                           # B,3,R,R in [-1,1]; B
+    """One Adam step of D on a batch of real (`real`, else the next) and one of fake images. Returns
+    METRICS without g_loss as a dictionary of scalars."""
+    # B,3,R,R in [-1,1]; B
+    x, c_real = t.batches.next() if real is None else real
     set_learning_rates(t)
     z, c = t.draw()
     with precision(t.device):
@@ -270,8 +315,10 @@ def discriminator_step(t, real=None):
         real, fake = t.discriminate(x, X_fake.detach())
         if t.labelled is not None:
             x_labelled, c_real = t.labelled.next()
-            real = real[0], t.D(x_labelled, t.noise(len(x_labelled)))[1]             # source of all, class of the labelled
-        parts = terms(t.objective.d, real, c_real, fake, c, t.gan.loss_weights, "d", t.gan.class_loss)
+            # source of all, class of the labelled
+            real = real[0], t.D(x_labelled, t.noise(len(x_labelled)))[1]
+        parts = terms(t.objective.d, real, c_real, fake, c, t.gan.loss_weights, "d",
+                      t.gan.class_loss)
         d_loss = sum(parts.values())
     t.fakes = (X_fake, c) if t.gan.reuse_fakes else None
     t.opt_d.zero_grad(set_to_none=True)
@@ -279,14 +326,15 @@ def discriminator_step(t, real=None):
     t.opt_d.step()
     zero = torch.zeros((), device=t.device)
     return {"d_loss": d_loss.detach(), **{k: parts.get(k, zero).detach() for k in METRICS[2:6]},
-            "d_real_accuracy": (real[0] > 0).float().mean(), "d_fake_accuracy": (fake[0] < 0).float().mean(),
-            "class_real_accuracy": (real[1].argmax(1) == c_real).sum() / (c_real >= 0).sum().clamp(min=1),
-            "class_fake_accuracy": (fake[1].argmax(1) == c).float().mean()}
+            "d_real_accuracy": (real[0] > 0).float().mean(),
+            "d_fake_accuracy": (fake[0] < 0).float().mean(),
+            "class_real_accuracy": (real[1].argmax(1) == c_real).sum() / (c_real >= 0).sum().clamp(
+                min=1), "class_fake_accuracy": (fake[1].argmax(1) == c).float().mean()}
 
 # %% ../nbs/04_training.ipynb #2794f329
 def generator_step(t):
-    """One Adam step of G on fresh noise and labels, or on D's fakes (`reuse_fakes`). Returns g_loss, a scalar; 0 and no step for
-    an objective without G."""
+    """One Adam step of G on fresh noise and labels, or on D's fakes (`reuse_fakes`). Returns
+    g_loss, a scalar; 0 and no step for an objective without G."""
     if not t.objective.g:
         return torch.zeros((), device=t.device)
     z, c = (None, t.fakes[1]) if t.gan.reuse_fakes else t.draw()
@@ -294,7 +342,8 @@ def generator_step(t):
     with precision(t.device):
         X_fake = t.fakes[0] if t.gan.reuse_fakes else t.G(z, c)
         out = t.D(X_fake, t.noise(len(X_fake)))
-        parts = terms(t.objective.g, fake_out=out, fake_c=c, loss_weights=t.gan.loss_weights, side="g", kind=t.gan.class_loss)
+        parts = terms(t.objective.g, fake_out=out, fake_c=c, loss_weights=t.gan.loss_weights,
+                      side="g", kind=t.gan.class_loss)
         g_loss = sum(parts.values())
     t.opt_g.zero_grad(set_to_none=True)
     g_loss.backward()
@@ -305,7 +354,8 @@ def generator_step(t):
 
 # %% ../nbs/04_training.ipynb #9b59a693
 def train_steps(t, n):
-    """`n` steps of TrainState `t`, D then G in each. Returns their METRICS, float32 [n,10], on the device: no step waits for it."""
+    """`n` steps of TrainState `t`, D then G in each. Returns their METRICS, float32 [n,10], on the
+    device: no step waits for it."""
     rows = []
     for _ in range(n):
         row = discriminator_step(t)
@@ -316,13 +366,16 @@ def train_steps(t, n):
 
 # %% ../nbs/04_training.ipynb #2752f355
 def among_companions(G, z, c, rng, batch=100):
-    """`generate` for a G that normalises by the batch: of each `batch` images that are made, a K-th are asked for, and the rest
-    has classes and noise drawn from `rng`."""
-    K, device = max(1, G.n_classes), next(G.parameters()).device
-    own, parts = max(1, batch // K), []
+    """`generate` for a G that normalises by the batch: of each `batch` images that are made, a K-th
+    are asked for, and the rest has classes and noise drawn from `rng`."""
+    K = max(1, G.n_classes)
+    device = next(G.parameters()).device
+    own = max(1, batch // K)
+    parts = []
     for zb, cb in zip(z.split(own), c.split(own), strict=True):
         n = batch - len(cb)
-        companions, labels = draw_z(G, n, rng), torch.randint(K, (n,), generator=rng)
+        companions = draw_z(G, n, rng)
+        labels = torch.randint(K, (n,), generator=rng)
         with torch.no_grad():
             X = G(torch.cat([zb, companions]).to(device), torch.cat([cb, labels]).to(device))
         parts.append(to_uint8(X[:len(cb)]).cpu())
@@ -330,7 +383,8 @@ def among_companions(G, z, c, rng, batch=100):
 
 # %% ../nbs/04_training.ipynb #dc513b80
 def generate(G, c, seed=0, batch=500, z=None):
-    """Images uint8 [N,3,R,R] from generator G for labels c int64 [N], with noise z [N,z_dim] or, if None, G's own from `seed`."""
+    """Images uint8 [N,3,R,R] from generator G for labels c int64 [N], with noise z [N,z_dim] or, if
+    None, G's own from `seed`."""
     c = torch.as_tensor(c, dtype=torch.int64)
     if z is None:
         z = draw_z(G, len(c), generator(seed, "samples"))
@@ -338,5 +392,6 @@ def generate(G, c, seed=0, batch=500, z=None):
         return among_companions(G, z, c, generator(seed, "companions"))
     device = next(G.parameters()).device
     with torch.no_grad():
-        parts = [to_uint8(G(zb.to(device), cb.to(device))).cpu() for zb, cb in zip(z.split(batch), c.split(batch), strict=True)]
+        parts = [to_uint8(G(zb.to(device), cb.to(device))).cpu()
+                 for zb, cb in zip(z.split(batch), c.split(batch), strict=True)]
     return torch.cat(parts)

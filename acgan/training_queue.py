@@ -21,7 +21,8 @@ from .populations import TimeBudgetExceeded
 
 # %% ../nbs/14a_training_queue.ipynb #35f28f31
 def queued_parts(settings, parts=()):
-    """The parts of a profile that its queue trains, in order: `parts` if given, else the profile's `queue`, else all of them."""
+    """The parts of a profile that its queue trains, in order: `parts` if given, else the profile's
+    `queue`, else all of them."""
     wanted = list(parts or settings.get("queue") or parts_in(settings))
     for part in wanted:
         part_of(settings, part)
@@ -40,30 +41,41 @@ def is_locked(folder):
 
 # %% ../nbs/14a_training_queue.ipynb #78a377e7
 def queue_status(settings, parts=(), device="cpu"):
-    """[{part, name, made, steps, left (seconds), by}] for each member of the queue, in order. `by`: how the time is known."""
-    speed, seen, rows = Speed(device), set(), []
+    """[{part, name, made, steps, left (seconds), by}] for each member of the queue, in order. `by`:
+    how the time is known."""
+    speed = Speed(device)
+    seen = set()
+    rows = []
     for part in queued_parts(settings, parts):
         for one in member_costs(settings, part, speed, seen):
-            rows.append({"part": part} | {key: one[key] for key in ("name", "made", "steps", "left", "by")})
+            rows.append({"part": part} | {key: one[key]
+                                          for key in ("name", "made", "steps", "left", "by")})
     return rows
 
 # %% ../nbs/14a_training_queue.ipynb #bb99eebd
 def status_lines(rows):
     """The rows of `queue_status` as lines of text, the sum last."""
     lines = [f"{row['part']:<22}{row['name'][:56]:<58}{row['made']:>7,} of {row['steps']:>7,}"
-             f"{'done' if row['made'] >= row['steps'] else duration(row['left']) + ' left':>16}" for row in rows]
-    done, left = sum(row["made"] >= row["steps"] for row in rows), sum(row["left"] for row in rows)
-    return [*lines, f"{done} of {len(rows)} runs are done; about {duration(left)} of one process are left"]
+             f"{'done' if row['made'] >= row['steps'] else duration(row['left']) + ' left':>16}"
+             for row in rows]
+    done = sum(row["made"] >= row["steps"] for row in rows)
+    left = sum(row["left"] for row in rows)
+    return [*lines,
+            f"{done} of {len(rows)} runs are done; about {duration(left)} of one process are left"]
 
 # %% ../nbs/14a_training_queue.ipynb #de801992
 def train_queue(settings, parts=(), minutes=None, piece=20.0, device="auto", say=print):
-    """Train the members of a profile's queue in order, in pieces of `piece` minutes, at low priority; returns the number of runs
-    that are not complete. After `minutes` (None: never) it stops behind a checkpoint. UserError at the end if runs failed."""
+    """Train the members of a profile's queue in order, in pieces of `piece` minutes, at low
+    priority; returns the number of runs that are not complete. After `minutes` (None: never) it
+    stops behind a checkpoint. UserError at the end if runs failed."""
     os.nice(max(0, 19 - os.nice(0)))
-    device, began, failures = pick_device(device), time.monotonic(), {}
+    device = pick_device(device)
+    began = time.monotonic()
+    failures = {}
     images = cache(lambda part: part_images(settings, part))
     probe = cache(lambda part: part_probe(settings, images(part), part, device))
-    while waiting := [one for one in unfinished(settings, parts, images) if one[:2] not in failures and not is_locked(one[2])]:
+    while waiting := [one for one in unfinished(settings, parts, images)
+                      if one[:2] not in failures and not is_locked(one[2])]:
         part, i, folder = waiting[0]
         left = piece if minutes is None else min(piece, minutes - (time.monotonic() - began) / 60)
         if left <= 0:
@@ -71,20 +83,23 @@ def train_queue(settings, parts=(), minutes=None, piece=20.0, device="auto", say
         try:
             train_part(settings, images(part), part, device, probe(part), only=[i], minutes=left)
         except FolderInUse:
-            continue                                                                  # another queue was faster
+            # another queue was faster
+            continue
         except TimeBudgetExceeded:
-            pass                                                                      # the piece is over
+            # the piece is over
+            pass
         except UserError as error:
             failures[part, i] = str(error)
-        say(f"{time.strftime('%H:%M')} {part} {i + 1}: step {max(steps_in(folder), default=0):,} of {part_of(settings, part)['steps']:,}")
+        say(f"{time.strftime('%H:%M')} {part} {i + 1}: step {max(steps_in(folder), default=0):,} "
+            f"of {part_of(settings, part)['steps']:,}")
     if failures:
         raise UserError("; ".join(failures.values()))
     return len(unfinished(settings, parts, images))
 
 # %% ../nbs/14a_training_queue.ipynb #1ba15f59
 def unfinished(settings, parts, images):
-    """[(part, index of the member, folder of its run)] of the queue's members without a checkpoint of the last step.
-    `images(part)`: the part's ImageSet."""
+    """[(part, index of the member, folder of its run)] of the queue's members without a checkpoint
+    of the last step. `images(part)`: the part's ImageSet."""
     found = []
     for part in queued_parts(settings, parts):
         for i, gan in enumerate(named_members(settings, part, images(part).classes).values()):

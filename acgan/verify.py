@@ -24,14 +24,18 @@ Check = namedtuple("Check", "what answer text")
 
 # %% ../nbs/13a_verify.ipynb #4357edd1
 def check_of(what, wrong, right):
-    """The Check of `what`: 'differs' with the first names of the list `wrong`, or 'holds' with the text `right`."""
-    names = ", ".join(map(str, wrong[:3])) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    """The Check of `what`: 'differs' with the first names of the list `wrong`, or 'holds' with the
+    text `right`."""
+    names = ", ".join(map(str, wrong[:3])) + (f" and {len(wrong) - 3} more" if len(wrong) > 3
+                                              else "")
     return Check(what, "differs", names) if wrong else Check(what, "holds", right)
 
 # %% ../nbs/13a_verify.ipynb #ddcdb487
 def check_inputs(saved, now):
-    """[Check] of the saved `inputs.json` against the present `stages.inputs_of`: profile, notebooks, package and files."""
-    checks = [check_of("profile", [] if saved["settings"] == now["settings"] else [saved["profile"]], f"{saved['profile']} as it was")]
+    """[Check] of the saved `inputs.json` against the present `stages.inputs_of`: profile,
+    notebooks, package and files."""
+    checks = [check_of("profile", [] if saved["settings"] == now["settings"]
+                       else [saved["profile"]], f"{saved['profile']} as it was")]
     for what in ("notebooks", "package", "files"):
         names = sorted(set(saved[what]) | set(now[what]))
         wrong = [name for name in names if saved[what].get(name) != now[what].get(name)]
@@ -44,16 +48,21 @@ def check_verdicts(label):
     path = home() / "figures" / label / "claims.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: run the chain's stage report first")
-    saved, now = {row["id"]: row for row in read_json(path)["rows"]}, {row["id"]: row for row in plain(claims.table(label))}
+    saved = {row["id"]: row for row in read_json(path)["rows"]}
+    now = {row["id"]: row for row in plain(claims.table(label))}
     wrong = [name for name in sorted(set(saved) | set(now)) if saved.get(name) != now.get(name)]
-    return check_of("verdicts", wrong, f"{sum(row['studied'] for row in now.values())} computed again, {len(now)} rows")
+    return check_of("verdicts", wrong, f"{sum(row['studied'] for row in now.values())} computed "
+                                       f"again, {len(now)} rows")
 
 # %% ../nbs/13a_verify.ipynb #1cbd5124
 def check_images(settings, saved):
-    """[Check] for each image set of the profile `settings`: is its fingerprint among those in `saved` (an inputs.json)?"""
-    parts, checks = {}, []
+    """[Check] for each image set of the profile `settings`: is its fingerprint among those in
+    `saved` (an inputs.json)?"""
+    parts = {}
+    checks = []
     for part in ensemble.parts_in(settings):
-        parts.setdefault(yaml.safe_dump(settings["images"] | ensemble.part_of(settings, part)["images"]), part)
+        parts.setdefault(
+            yaml.safe_dump(settings["images"] | ensemble.part_of(settings, part)["images"]), part)
     for part in parts.values():
         try:
             images = ensemble.part_images(settings, part)
@@ -61,54 +70,71 @@ def check_images(settings, saved):
             checks.append(Check(f"images of {part}", "not checked", str(error).splitlines()[0]))
             continue
         there = images.fingerprint in saved["images"]
-        checks.append(Check(f"images of {part}", "holds" if there else "differs", f"{images.name}, {len(images):,} images, {images.fingerprint}"))
+        checks.append(Check(f"images of {part}", "holds" if there else "differs",
+                            f"{images.name}, {len(images):,} images, {images.fingerprint}"))
     return checks
 
 # %% ../nbs/13a_verify.ipynb #ef43da53
 def hashed_runs(settings, label, root=None):
-    """[(part, position in `named_members`, run id, hash)] of the label's runs whose log holds a parameter hash."""
-    root, found = Path(root) if root else work_root() / "runs", []
+    """[(part, position in `named_members`, run id, hash)] of the label's runs whose log holds a
+    parameter hash."""
+    root = Path(root) if root else work_root() / "runs"
+    found = []
     for part in ensemble.parts_in(settings):
         manifest = root / "ensembles" / f"{label}-{part}.json"
         for i, member in enumerate(read_json(manifest)["members"] if manifest.is_file() else ()):
             lines = read_log(root / member["run"])
-            found += [(part, i, member["run"], line["parameters_sha256"]) for line in lines if "parameters_sha256" in line]
+            found += [(part, i, member["run"], line["parameters_sha256"])
+                      for line in lines if "parameters_sha256" in line]
     return found
 
 # %% ../nbs/13a_verify.ipynb #95f7c318
 def retrain(settings, label, seed=0, device="auto", root=None):
-    """Train one random run of the label again for HASH_STEP steps; returns its Check, with the seconds it took."""
+    """Train one random run of the label again for HASH_STEP steps; returns its Check, with the
+    seconds it took."""
     runs = hashed_runs(settings, label, root)
     if not runs:
-        return Check("a run", "not checked", f"no run of {label!r} with a parameter hash at step {HASH_STEP} lies on this machine")
+        return Check("a run", "not checked", f"no run of {label!r} with a parameter hash at step "
+                                             f"{HASH_STEP} lies on this machine")
     part, i, run, digest = random.Random(seed).choice(runs)
-    images, begun = ensemble.part_images(settings, part), time.monotonic()
-    short = settings | {"label": label, part: settings[part] | {"steps": HASH_STEP, "keep_checkpoints": []}}
+    images = ensemble.part_images(settings, part)
+    begun = time.monotonic()
+    short = settings | {"label": label,
+                        part: settings[part] | {"steps": HASH_STEP, "keep_checkpoints": []}}
     with tempfile.TemporaryDirectory() as folder:
-        E = ensemble.train_part(short, images, part, device, out=folder, only=[i], log_every=HASH_STEP, checkpoint_every=HASH_STEP, probe_every=None)
-        ours = next(line["parameters_sha256"] for line in E.runs[0].log() if "parameters_sha256" in line)
-    text = f"{part}, run {run}, {HASH_STEP} steps again in {time.monotonic() - begun:.0f} s: {digest[:12]}"
-    return Check("a run", "holds", text) if ours == digest else Check("a run", "differs", f"{text}, here {ours[:12]}")
+        E = ensemble.train_part(short, images, part, device, out=folder, only=[i],
+                                log_every=HASH_STEP, checkpoint_every=HASH_STEP, probe_every=None)
+        ours = next(line["parameters_sha256"]
+                    for line in E.runs[0].log() if "parameters_sha256" in line)
+    text = (f"{part}, run {run}, {HASH_STEP} steps again in {time.monotonic() - begun:.0f} s: "
+            f"{digest[:12]}")
+    return Check("a run", "holds",
+                 text) if ours == digest else Check("a run", "differs", f"{text}, here {ours[:12]}")
 
 # %% ../nbs/13a_verify.ipynb #bef32afb
 def same_processor(saved, device="auto"):
-    """'' if the records of `saved` (an inputs.json) come from this kind of device and torch, else what differs, in words."""
+    """'' if the records of `saved` (an inputs.json) come from this kind of device and torch, else
+    what differs, in words."""
     here = config.provenance(pick_device(device))
     for there in saved["provenance"]:
-        apart = [f"{key} {there[key]!r}, here {here[key]!r}" for key in ("device", "torch") if there[key] != here[key]]
+        apart = [f"{key} {there[key]!r}, here {here[key]!r}"
+                 for key in ("device", "torch") if there[key] != here[key]]
         if apart:
             return f"hashes of parameters cannot be compared: made with {'; '.join(apart)}"
     return ""
 
 # %% ../nbs/13a_verify.ipynb #e866450d
 def verify(label, dataset="", data_root="", device="auto", seed=0):
-    """[Check] of figures/<label>: inputs, files, verdicts, images, and one run trained again. UserError when there is no such set."""
+    """[Check] of figures/<label>: inputs, files, verdicts, images, and one run trained again.
+    UserError when there is no such set."""
     folder = home() / "figures" / label
     if not (folder / "inputs.json").is_file():
         raise UserError(f"{folder} has no inputs.json: run the chain's stage report first")
     saved = read_json(folder / "inputs.json")
     settings = config.profile(saved["profile"], dataset=dataset, data_root=data_root)
     job = stages.ChainRequest(config.profile(saved["profile"]), label)
-    checks = [*check_inputs(saved, stages.inputs_of(job)), check_verdicts(label), *check_images(settings, saved)]
+    checks = [*check_inputs(saved, stages.inputs_of(job)), check_verdicts(label),
+              *check_images(settings, saved)]
     other = same_processor(saved, device)
-    return [*checks, Check("a run", "not checked", other) if other else retrain(settings, label, seed, device)]
+    return [*checks, Check("a run", "not checked", other) if other
+            else retrain(settings, label, seed, device)]

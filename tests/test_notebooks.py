@@ -30,8 +30,15 @@ def exported(cell):
     return cell["cell_type"] == "code" and re.search(r"^#\|\s*export\s*$", cell["source"], re.M) is not None
 
 
+def docstring_lines(source):
+    documented = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None]
+    return {line for node in documented for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+
+
 def lines(cell):
-    return sum(bool(line.strip()) and not line.startswith("#|") for line in cell["source"].splitlines())
+    """Lines of code of a cell: without docstrings, directives and empty lines."""
+    docs = docstring_lines(cell["source"])
+    return sum(bool(line.strip()) and not line.startswith("#|") and i not in docs for i, line in enumerate(cell["source"].splitlines(), 1))
 
 
 def definitions(source):
@@ -86,6 +93,17 @@ def test_cells_are_short(path):
     assert max(sizes)[0] <= 40, f"cell {max(sizes)[1]} has {max(sizes)[0]} lines"
     long = [size for size in sizes if size[0] > 20]
     assert len(long) <= 0.1 * len(sizes), f"more than a tenth of the cells have over 20 lines: {long}"
+
+
+def test_nine_of_ten_cells_fit_a_glance():
+    sizes = [lines(cell) for path in LIBRARY for cell in code(load(path))]
+    assert sum(size > 14 for size in sizes) <= 0.1 * len(sizes)
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
+def test_lines_are_narrow(path):
+    wide = [(cell["id"], line) for cell in code(load(path)) for line in cell["source"].splitlines() if len(line) > 100]
+    assert not wide
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)

@@ -12,13 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = sorted(path.name for path in (ROOT / "acgan" / "templates").iterdir())
 PROGRAM = """
-import acgan, acgan.report
+import acgan, acgan.figures
 from acgan.classifiers import imagenet_ids
 print(acgan.__file__)
 print(len(imagenet_ids()))
-print(*sorted(acgan.report.TEMPLATES.list_templates()))
-for name in acgan.report.TEMPLATES.list_templates():
-    acgan.report.TEMPLATES.get_template(name)
+print(*sorted(acgan.figures.TEMPLATES.list_templates()))
+for name in acgan.figures.TEMPLATES.list_templates():
+    acgan.figures.TEMPLATES.get_template(name)
 """
 
 

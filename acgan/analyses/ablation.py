@@ -20,99 +20,126 @@ from ..ensemble import Ensemble, against_base, restarts
 
 # %% ../../nbs/analyses/09_ablation.ipynb #811027ad
 def settings_of(E):
-    """{setting: [a sampler of one run for each seed]} of an Ensemble from `train_part`, the base first."""
-    return {who: [Ensemble([run], E.classes, E.device) for run in runs] for who, runs in restarts(E).items()}
+    """{setting: [a sampler of one run for each seed]} of an Ensemble from `train_part`, the base
+    first."""
+    return {who: [Ensemble([run], E.classes, E.device) for run in runs]
+            for who, runs in restarts(E).items()}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #f9ba1683
 def turned(sampler, base):
-    """{switch: value} in which the run of a sampler differs from that of `base`; empty for samplers without runs."""
+    """{switch: value} in which the run of a sampler differs from that of `base`; empty for samplers
+    without runs."""
     if not (getattr(sampler, "runs", None) and getattr(base, "runs", None)):
         return {}
-    ours, theirs = asdict(sampler.runs[0].gan), asdict(base.runs[0].gan)
+    ours = asdict(sampler.runs[0].gan)
+    theirs = asdict(base.runs[0].gan)
     return {key: value for key, value in ours.items() if key != "seed" and value != theirs[key]}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #d740b3c1
 def right_source(run):
-    """The share of right answers of D about the source of images, real and generated alike, in the last quarter of a run's log."""
+    """The share of right answers of D about the source of images, real and generated alike, in the
+    last quarter of a run's log."""
     late = [line for line in run.log() if line["step"] > 0.75 * run.step]
-    return statistics.fmean((line["d_real_accuracy"] + line["d_fake_accuracy"]) / 2 for line in late)
+    return statistics.fmean((line["d_real_accuracy"] + line["d_fake_accuracy"]) / 2
+                            for line in late)
 
 # %% ../../nbs/analyses/09_ablation.ipynb #6c0b5d58
 def one_training(sampler, classifier, per_class=20, pairs=40, seed=0):
-    """{metric: value} of a sampler: score, accuracy (if `classifier` has its classes), MS-SSIM, 'D: right source' (if it has
-    a run)."""
+    """{metric: value} of a sampler: score, accuracy (if `classifier` has its classes), MS-SSIM, 'D:
+    right source' (if it has a run)."""
     made = sampler.sample_set(per_class, seed)
     probs, _ = classifier.predict(made.images)
     found = {scores.score_name(classifier.name): scores.inception_score(probs, splits=1)[0]}
     if classifier.classes == sampler.classes:
         found["accuracy"] = scores.accuracy(probs, made.labels)
     found["MS-SSIM"] = statistics.fmean(variety(made, pairs, seed))
-    return found | ({"D: right source": right_source(sampler.runs[0])} if getattr(sampler, "runs", None) else {})
+    return found | ({"D: right source": right_source(sampler.runs[0])}
+                    if getattr(sampler, "runs", None) else {})
 
 # %% ../../nbs/analyses/09_ablation.ipynb #28c09fd6
 def frame(result):
     """One row a training: setting, training, and a column for each metric."""
     measured = result.numbers["measured"]
-    rows = [{"setting": who, "training": i} | {metric: measured[metric][who][i] for metric in result.numbers["metrics"]}
+    rows = [{"setting": who, "training": i} | {metric: measured[metric][who][i]
+                                               for metric in result.numbers["metrics"]}
             for who, some in next(iter(measured.values())).items() for i in range(len(some))]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/09_ablation.ipynb #bc3227ea
 def differences(result):
-    """{metric: {setting: (difference to the base, low, high)}}, simultaneous 95 % intervals, the base left out."""
+    """{metric: {setting: (difference to the base, low, high)}}, simultaneous 95 % intervals, the
+    base left out."""
     numbers = result.numbers
-    return {metric: against_base(numbers["measured"][metric], numbers["base"]) for metric in numbers["metrics"]}
+    return {metric: against_base(numbers["measured"][metric], numbers["base"])
+            for metric in numbers["metrics"]}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #51fcd9e1
 def beyond_seeds(result):
-    """{setting: [metrics in which it differs from the base by more than seeds do]}, the base left out."""
+    """{setting: [metrics in which it differs from the base by more than seeds do]}, the base left
+    out."""
     apart = differences(result)
     others = [who for who in result.numbers["turned"] if who != result.numbers["base"]]
-    return {who: [metric for metric in apart if apart[metric][who][1] > 0 or apart[metric][who][2] < 0] for who in others}
+    return {who: [metric for metric in apart
+                  if apart[metric][who][1] > 0 or apart[metric][who][2] < 0] for who in others}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #4fe6ae9a
 def table(result):
-    """[{'setting', 'switch', metric: mean, '<metric>, difference', 'beyond seeds in'}] of all settings, the base first."""
-    numbers, apart, beyond, rows = result.numbers, differences(result), beyond_seeds(result), []
+    """[{'setting', 'switch', metric: mean, '<metric>, difference', 'beyond seeds in'}] of all
+    settings, the base first."""
+    numbers = result.numbers
+    apart = differences(result)
+    beyond = beyond_seeds(result)
+    rows = []
     for who, change in numbers["turned"].items():
         ours = who == numbers["base"]
-        switch = ", ".join(f"{key}: {value}" for key, value in change.items()) or ("the base" if ours else "")
+        switch = ", ".join(f"{key}: {value}"
+                           for key, value in change.items()) or ("the base" if ours else "")
         row = {"setting": who, "switch": switch}
-        row |= {metric: round(statistics.fmean(numbers["measured"][metric][who]), 4) for metric in apart}
+        row |= {metric: round(statistics.fmean(numbers["measured"][metric][who]), 4)
+                for metric in apart}
         for metric, gaps in apart.items():
-            row[f"{metric}, difference"] = "" if ours else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gaps[who])
+            row[f"{metric}, difference"] = ("" if ours
+                                            else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gaps[who]))
         rows.append(row | {"beyond seeds in": "" if ours else ", ".join(beyond[who]) or "none"})
     return rows
 
 # %% ../../nbs/analyses/09_ablation.ipynb #cde95be2
 def untouched(result):
     """The names of the switches in `models.AMBIGUITIES` that no setting turns."""
-    known = dict.fromkeys(row["switch"].split(":")[0] for row in models.AMBIGUITIES if row["switch"] not in ("-", "spec", "head"))
-    return [switch for switch in known if not any(switch in change for change in result.numbers["turned"].values())]
+    known = dict.fromkeys(row["switch"].split(":")[0] for row in models.AMBIGUITIES
+                          if row["switch"] not in ("-", "spec", "head"))
+    return [switch for switch in known
+            if not any(switch in change for change in result.numbers["turned"].values())]
 
 # %% ../../nbs/analyses/09_ablation.ipynb #7bdf20e0
 def table_caption(result):
     """The caption of `table`."""
     numbers = result.numbers
     known = math.nan if numbers["classifier"]["test"] is None else numbers["classifier"]["test"]
-    return (f"Base: {numbers['base']}. Means over {numbers['seeds']} seeds; differences to the base with 95 % intervals for all "
-            f"{len(numbers['turned']) - 1} settings together (Bonferroni, pooled spread between seeds). Real test images of this "
-            "set: "
-            f"accuracy {known:.2f}. Switches that were not turned: {', '.join(untouched(result)) or 'none'}")
+    return (f"Base: {numbers['base']}. Means over {numbers['seeds']} seeds; differences to the "
+            "base with 95 % intervals for all " f"{len(numbers['turned']) - 1} settings together "
+                                                "(Bonferroni, pooled spread between seeds). Real "
+                                                "test images of this " "set: "
+            f"accuracy {known:.2f}. Switches that were not turned: "
+            f"{', '.join(untouched(result)) or 'none'}")
 
 # %% ../../nbs/analyses/09_ablation.ipynb #3c769de3
 def panel(ax, result, metric):
     """The differences of all settings to the base in one metric."""
-    numbers, beyond = result.numbers, beyond_seeds(result)
-    values, base, apart = numbers["measured"][metric], numbers["base"], differences(result)[metric]
+    numbers = result.numbers
+    beyond = beyond_seeds(result)
+    values = numbers["measured"][metric]
+    base = numbers["base"]
+    apart = differences(result)[metric]
     middle = statistics.fmean(values[base])
     ax.axvline(0, color=figures.COLORS["published"], linestyle="--", linewidth=0.9, zorder=0)
-    looks = {who: "real" if who == base else "fake" if metric in beyond[who] else "control" for who in numbers["turned"]}
-    figures.points(ax, [(who, *apart.get(who, (0.0, None, None)), look) for who, look in looks.items()], "")
+    looks = {who: "real" if who == base else "fake" if metric in beyond[who] else "control"
+             for who in numbers["turned"]}
+    figures.points(ax, [(who, *apart.get(who, (0.0, None, None)), look)
+                        for who, look in looks.items()], "")
     for at, who in enumerate(looks):
-        ax.plot([value - middle for value in values[who]], [at + 0.25] * len(values[who]), linestyle="none", marker="|",
-                markersize=4,
-                color=figures.COLORS["published"])
+        ax.plot([value - middle for value in values[who]], [at + 0.25] * len(values[who]),
+                linestyle="none", marker="|", markersize=4, color=figures.COLORS["published"])
     ax.set_title(f"{metric}\n(base {middle:.2f})", fontsize=8)
     ax.set_xlabel("difference")
 
@@ -120,7 +147,8 @@ def panel(ax, result, metric):
 def ablation(result):
     """What each setting changes, in every metric."""
     metrics = result.numbers["metrics"]
-    fig, axes = figures.panels(columns=len(metrics), ratio=0.35 + 0.085 * len(result.numbers["turned"]))
+    fig, axes = figures.panels(columns=len(metrics),
+                               ratio=0.35 + 0.085 * len(result.numbers["turned"]))
     for ax, metric in zip(axes, metrics, strict=True):
         panel(ax, result, metric)
     for ax in axes[1:]:
@@ -130,34 +158,45 @@ def ablation(result):
 # %% ../../nbs/analyses/09_ablation.ipynb #bf0327dc
 def captions(result):
     """{figure: caption}."""
-    numbers, apart = result.numbers, differences(result)
+    numbers = result.numbers
+    apart = differences(result)
     found = {who: ", ".join(f"{metric} {apart[metric][who][0]:+.2f}" for metric in which)
              for who, which in beyond_seeds(result).items()}
     said = "; ".join(f"{who}: {text}" for who, text in found.items() if text) or "none does"
-    trained = f"{numbers['steps']:,} steps of {numbers['batch']} images, " if numbers["steps"] else ""
-    return {"ablation": f"Every switch turned alone from the base ({numbers['base']}, black), {trained}{numbers['seeds']} seeds "
-                        "(ticks). "
-                        "Bars: 95 % intervals of the differences for all settings together. Squares exceed the spread between "
-                        "seeds: "
-                        f"{said}. Diamonds do not"}
+    trained = (f"{numbers['steps']:,} steps of {numbers['batch']} images, " if numbers["steps"]
+               else "")
+    return {"ablation": f"Every switch turned alone from the base ({numbers['base']}, black), "
+                        f"{trained}{numbers['seeds']} seeds " "(ticks). "
+            "Bars: 95 % intervals of the differences for all settings together. Squares exceed the "
+            "spread between " "seeds: " f"{said}. Diamonds do not"}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #3c159ee6
 @dataclass(frozen=True)
 class Ablation(Result):
-    """What each switch changes in score, accuracy, MS-SSIM and D's answers, beside what another seed changes."""
+    """What each switch changes in score, accuracy, MS-SSIM and D's answers, beside what another
+    seed changes."""
     name = "ablation"
-    figures = {"ablation": Figure("Appendix: what each switch changes", ablation, ["acgan-tab1", "acgan-tab2"])}
-    frame, captions, table, table_caption = frame, captions, table, table_caption
-    differences, beyond_seeds = differences, beyond_seeds
+    figures = {"ablation": Figure("Appendix: what each switch changes", ablation,
+                                  ["acgan-tab1", "acgan-tab2"])}
+    frame = frame
+    captions = captions
+    table = table
+    table_caption = table_caption
+    differences = differences
+    beyond_seeds = beyond_seeds
 
 # %% ../../nbs/analyses/09_ablation.ipynb #7122c7ae
 def measure(settings, classifier, per_class=20, pairs=40, seed=0):
-    """The `Ablation` of `settings` {name: [a sampler for each seed]}, whose first is the base; per_class: samples of each class."""
+    """The `Ablation` of `settings` {name: [a sampler for each seed]}, whose first is the base;
+    per_class: samples of each class."""
     base, (first, *_) = next(iter(settings.items()))
-    found = {who: [one_training(sampler, classifier, per_class, pairs, seed) for sampler in some] for who, some in settings.items()}
+    found = {who: [one_training(sampler, classifier, per_class, pairs, seed) for sampler in some]
+             for who, some in settings.items()}
     metrics = list(found[base][0])
-    measured = {metric: {who: [one[metric] for one in some] for who, some in found.items()} for metric in metrics}
-    facts = {"base": base, "turned": {who: turned(some[0], first) for who, some in settings.items()}, "seeds": len(settings[base]),
-             "per class": per_class, "classes": len(first.classes),
+    measured = {metric: {who: [one[metric] for one in some] for who, some in found.items()}
+                for metric in metrics}
+    facts = {"base": base,
+             "turned": {who: turned(some[0], first) for who, some in settings.items()},
+             "seeds": len(settings[base]), "per class": per_class, "classes": len(first.classes),
              "classifier": {"name": classifier.name, "test": classifier.accuracy.get("test")}}
     return Ablation({"measured": measured, "metrics": metrics} | facts | trained_for(first))

@@ -92,7 +92,8 @@ def dropped(result):
 def dropped_evidence(result):
     """acgan-4.3-f: accuracy of classes that kept their modes minus that of collapsed ones, training
     by training."""
-    split, K = dropped(result), len(result.numbers["classes"])
+    split = dropped(result)
+    K = len(result.numbers["classes"])
     counts = ", ".join(str(sum(v is not None for v in since.values()))
                        for since in result.numbers["since"])
     ours = f"collapsed after being varied: {counts} of {K} classes, seed by seed"
@@ -133,7 +134,8 @@ def real_accuracy(result, name):
 def little_variety(result):
     """Names of the classes of the first training whose samples have collapsed by the rule of
     `latent.collapsed`."""
-    names, one = result.numbers["classes"], next(iter(result.numbers["subjects"].values()))[0]
+    names = result.numbers["classes"]
+    one = next(iter(result.numbers["subjects"].values()))[0]
     return latent.collapsed(dict(zip(names, one["ms_ssim"])),
                             dict(zip(names, result.numbers["real"]["ms_ssim"])))
 
@@ -141,13 +143,15 @@ def little_variety(result):
 def joint(result):
     """Accuracy against MS-SSIM, one mark a class of the first training."""
     fig, (ax,) = figures.panels(columns=1, width="column", ratio=0.85)
-    uniform, one = set(little_variety(result)), next(iter(result.numbers["subjects"].values()))[0]
+    uniform = set(little_variety(result))
+    one = next(iter(result.numbers["subjects"].values()))[0]
     looks = {False: {"label": "class"},
              True: {"markerfacecolor": "none", "label": "class of little variety"}}
     for gone, mark in looks.items():
         some = [k for k, name in enumerate(result.numbers["classes"])
                 if (name in uniform) == gone and one["ms_ssim"][k] is not None]
-        x, y = [one["ms_ssim"][k] for k in some], [100 * one["accuracy"][k] for k in some]
+        x = [one["ms_ssim"][k] for k in some]
+        y = [100 * one["accuracy"][k] for k in some]
         ax.plot(x, y, **(figures.look("fake") | {"linestyle": "none"} | mark))
     ax.axvline(0.25, color="#cc3311", linestyle=":", linewidth=1.2, label="0.25, the paper's mark")
     ax.set(xlabel="mean MS-SSIM of samples", xlim=(0, 1), ylim=(-3, 103),
@@ -169,7 +173,8 @@ def first_correlation(result, draws=2000):
 # %% ../../nbs/analyses/03_accuracy_diversity.ipynb #14f7fa94
 def captions(result):
     """{figure: caption}."""
-    numbers, uniform = result.numbers, little_variety(result)
+    numbers = result.numbers
+    uniform = little_variety(result)
     r, low, high = first_correlation(result)
     return {"fig6_joint": f"One mark a class: accuracy on {numbers['per_class']} samples against "
             f"MS-SSIM of {numbers['pairs']} pairs; hollow: little variety at the end, "
@@ -185,7 +190,9 @@ class AccuracyDiversity(Result):
     name = "accuracy_diversity"
     figures = {"fig6_joint": Figure("Figure 6: accuracy against diversity", joint,
                                     ["acgan-4.3-a", "acgan-fig6"])}
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/03_accuracy_diversity.ipynb #b77a7574
 def measure(subjects, images, test, classifier, looks=None, pairs=100, per_class=200,
@@ -194,7 +201,8 @@ def measure(subjects, images, test, classifier, looks=None, pairs=100, per_class
     `images` (real) and `test` (unseen).
 
     looks: for each sampler of the first subject {step: {class: mean MS-SSIM}}, or None."""
-    found, first = {}, next(iter(subjects))
+    found = {}
+    first = next(iter(subjects))
     for who, some in subjects.items():
         drawn = [S.sample_set(per_class if who == first else null_per_class, seed) for S in some]
         found[who] = [{"owner": S.owners()} | of_set(one, classifier, pairs, seed)

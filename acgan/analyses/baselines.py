@@ -20,16 +20,19 @@ from ..config import UserError, derive_seed
 # %% ../../nbs/analyses/04a_baselines.ipynb #e6edd067
 def likeness(images, pairs=200, seed=0):
     """The mean MS-SSIM of random `pairs` of the ImageSet `images`, over all classes."""
-    return similarity.mean_ms_ssim(images.images, torch.zeros_like(images.labels), pairs, seed)[0][0]
+    return similarity.mean_ms_ssim(images.images, torch.zeros_like(images.labels), pairs,
+                                   seed)[0][0]
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #95b7e63e
 def training(sampler, classifier, group, seed=0, pairs=200):
-    """{'score', 'entropy' (nats), 'MS-SSIM', 'by class' [K] or None, 'accuracy', 'owners' [K]} of 5 `group` samples of a sampler."""
+    """{'score', 'entropy' (nats), 'MS-SSIM', 'by class' [K] or None, 'accuracy', 'owners' [K]} of 5
+    `group` samples of a sampler."""
     K = len(sampler.classes)
     samples = sampler.sample_set(-(-5 * group // K), derive_seed(seed, "report"))
     probs = torch.as_tensor(classifier.predict(samples.images)[0]).double()
     known = list(classifier.classes or []) == list(sampler.classes)
-    return {"score": scores.inception_score(probs, splits=5, seed=seed)[0], "entropy": scores.entropy(probs).mean().item(),
+    return {"score": scores.inception_score(probs, splits=5, seed=seed)[0],
+            "entropy": scores.entropy(probs).mean().item(),
             "MS-SSIM": likeness(samples, pairs, seed), "owners": sampler.owners(),
             "by class": scores.class_accuracy(probs, samples.labels).tolist() if known else None,
             "accuracy": scores.accuracy(probs, samples.labels) if known else None}
@@ -37,22 +40,29 @@ def training(sampler, classifier, group, seed=0, pairs=200):
 # %% ../../nbs/analyses/04a_baselines.ipynb #a8337d2f
 def numbers_of(models, classifier, real, group=40, seed=0, pairs=200, steps=None):
     """The numbers of `Baselines`; see `measure` for the arguments."""
-    who, subjects = list(models), list(next(iter(models.values())))
+    who = list(models)
+    subjects = list(next(iter(models.values())))
     counts = {len(some[one]) for some in models.values() for one in subjects[:1]}
     if len(who) != 3 or len(counts) != 1:
-        raise UserError(f"three models with equally many trainings are compared, not {len(who)} with {sorted(counts)}")
-    tables = [[[training(sampler, classifier, group, seed, pairs) for sampler in models[name][one]] for name in who] for one in subjects]
-    return {"models": who, "subjects": subjects, "trainings": tables, "real": likeness(real, pairs, seed), "group": group,
-            "pairs": pairs, "steps": steps, "score": scores.score_name(classifier.name), "classifier": classifier.name}
+        raise UserError(f"three models with equally many trainings are compared, not {len(who)} "
+                        f"with {sorted(counts)}")
+    tables = [[[training(sampler, classifier, group, seed, pairs) for sampler in models[name][one]]
+               for name in who] for one in subjects]
+    return {"models": who, "subjects": subjects, "trainings": tables,
+            "real": likeness(real, pairs, seed), "group": group, "pairs": pairs, "steps": steps,
+            "score": scores.score_name(classifier.name), "classifier": classifier.name}
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #01c0d3f5
 def frame(result):
-    """One row a training: subject, model, training, score, entropy, MS-SSIM, accuracy (None for a GAN without classes)."""
-    N, rows = result.numbers, []
+    """One row a training: subject, model, training, score, entropy, MS-SSIM, accuracy (None for a
+    GAN without classes)."""
+    N = result.numbers
+    rows = []
     for who, kinds in zip(N["subjects"], N["trainings"]):
         for at, (model, some) in enumerate(zip(N["models"], kinds)):
             for i, one in enumerate(some):
-                rows.append({"subject": who, "model": model, "training": i} | {key: one[key] for key in ("score", "entropy", "MS-SSIM")}
+                rows.append({"subject": who, "model": model, "training": i}
+                            | {key: one[key] for key in ("score", "entropy", "MS-SSIM")}
                             | {"accuracy": one["accuracy"] if at != 1 else None})
     return pd.DataFrame(rows)
 
@@ -64,8 +74,10 @@ def column(result, who, model, key):
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #a1bf8c9d
 def differences(result, who="samples"):
-    """{what: [difference of each pair of trainings]} for score and entropy against the GAN, and score against the split."""
-    ac, gan, split = ({key: column(result, who, i, key) for key in ("score", "entropy")} for i in range(3))
+    """{what: [difference of each pair of trainings]} for score and entropy against the GAN, and
+    score against the split."""
+    ac, gan, split = ({key: column(result, who, i, key) for key in ("score", "entropy")}
+                      for i in range(3))
     return {"score: AC-GAN − GAN": [a - b for a, b in zip(ac["score"], gan["score"])],
             "entropy: GAN − AC-GAN": [b - a for a, b in zip(ac["entropy"], gan["entropy"])],
             "score: AC-GAN − split": [a - b for a, b in zip(ac["score"], split["score"])]}
@@ -78,40 +90,51 @@ def limit_of_collapse(result):
 # %% ../../nbs/analyses/04a_baselines.ipynb #2c637fbd
 def arguments_of(result, who):
     """{claim: arguments} of subject `who` for acgan-4.4-b, -d and acgan-3-b."""
-    apart, known = differences(result, who), column(result, who, 0, "by class")
-    given = {"given": nulls.recognised(column(result, who, 0, "owners"), known)} if None not in known else {}
-    gone = [[value > limit_of_collapse(result) for value in column(result, who, i, "MS-SSIM")] for i in range(2)]
+    apart = differences(result, who)
+    known = column(result, who, 0, "by class")
+    given = {"given": nulls.recognised(column(result, who, 0, "owners"),
+                                       known)} if None not in known else {}
+    gone = [[value > limit_of_collapse(result) for value in column(result, who, i, "MS-SSIM")]
+            for i in range(2)]
     return {"acgan-4.4-b": {"differences": apart["score: AC-GAN − GAN"]} | given,
             "acgan-4.4-d": {"differences": apart["score: AC-GAN − split"]} | given,
-            "acgan-3-b": {"failed": sum(gone[0]), "total": len(gone[0]), "failed_other": sum(gone[1]), "total_other": len(gone[1])}}
+            "acgan-3-b": {"failed": sum(gone[0]), "total": len(gone[0]),
+                          "failed_other": sum(gone[1]), "total_other": len(gone[1])}}
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #5cc94437
 def evidence(result):
     """{claim: Evidence} for acgan-4.4-b, -d and acgan-3-b."""
-    arguments, ours = {}, {}
+    arguments = {}
+    ours = {}
     for who in result.numbers["subjects"]:
         found = arguments[who] = arguments_of(result, who)
-        mean, gone = [fmean(column(result, who, i, "score")) for i in range(3)], found["acgan-3-b"]
-        ours[who] = {"acgan-4.4-b": f"{mean[0]:.2f} against {mean[1]:.2f}", "acgan-4.4-d": f"{mean[0]:.2f} against {mean[2]:.2f}",
+        mean = [fmean(column(result, who, i, "score")) for i in range(3)]
+        gone = found["acgan-3-b"]
+        ours[who] = {"acgan-4.4-b": f"{mean[0]:.2f} against {mean[1]:.2f}",
+                     "acgan-4.4-d": f"{mean[0]:.2f} against {mean[2]:.2f}",
                      "acgan-3-b": f"collapsed: {gone['failed']} of {gone['total']} AC-GANs, "
-                                  f"{gone['failed_other']} of {gone['total_other']} GANs without classes"}
-    note = (f"collapsed: MS-SSIM of {result.numbers['pairs']} random pairs over all classes above 0.25 and well above the real images' "
-            f"{result.numbers['real']:.2f}")
+                     f"{gone['failed_other']} of {gone['total_other']} GANs without classes"}
+    note = (f"collapsed: MS-SSIM of {result.numbers['pairs']} random pairs over all classes above "
+            "0.25 and well above the real images' " f"{result.numbers['real']:.2f}")
     return evidence_of(arguments, ours, {"acgan-3-b": note})
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #a3a08a08
 def grid_baselines(result):
-    """Score of each model, and the differences between models with 95 % t interval; ticks: trainings."""
+    """Score of each model, and the differences between models with 95 % t interval; ticks:
+    trainings."""
     fig, axes = figures.panels(columns=2, ratio=0.4)
     lines = [column(result, "samples", i, "score") for i in range(3)]
     apart = differences(result)
     axes[1].axvline(0, color=figures.COLORS["published"], linestyle="--", linewidth=0.9, zorder=0)
-    rows = [(who, fmean(some), None, None, kind) for who, some, kind in zip(result.numbers["models"], lines, ("fake", "control", "other"))]
+    rows = [(who, fmean(some), None, None, kind) for who, some, kind in zip(
+        result.numbers["models"], lines, ("fake", "control", "other"))]
     figures.points(axes[0], rows, result.numbers["score"])
-    figures.points(axes[1], [(what, *stats.t_interval(d), "fifth") for what, d in apart.items()], "difference, paired by seed")
+    figures.points(axes[1], [(what, *stats.t_interval(d), "fifth") for what, d in apart.items()],
+                   "difference, paired by seed")
     for ax, some in ((axes[0], lines), (axes[1], list(apart.values()))):
         for at, values in enumerate(some):
-            ax.plot(values, [at + 0.2] * len(values), linestyle="none", marker="|", markersize=6, color=figures.COLORS["published"])
+            ax.plot(values, [at + 0.2] * len(values), linestyle="none", marker="|", markersize=6,
+                    color=figures.COLORS["published"])
     return fig
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #bb4a3ece
@@ -119,16 +142,21 @@ def captions(result):
     """{figure: caption}."""
     N = result.numbers
     after = f" after {N['steps']:,} steps" if N["steps"] else ""
-    return {"grid_baselines": f"5 groups of {N['group']:,} samples{after}, {len(N['trainings'][0][0])} trainings each (ticks). Left: {N['score']}, higher "
-                              f"is better. Right: differences in {N['score']} and in the entropy of {N['classifier']}'s answer (nats), with 95 % "
-                              "t interval; above 0 the first of the names does better."}
+    return {"grid_baselines": f"5 groups of {N['group']:,} samples{after}, "
+                              f"{len(N['trainings'][0][0])} trainings each (ticks). Left: "
+                              f"{N['score']}, higher "
+            f"is better. Right: differences in {N['score']} and in the entropy of "
+            f"{N['classifier']}'s answer (nats), with 95 % "
+            "t interval; above 0 the first of the names does better."}
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #d2b43ee6
 def figure7_in_words(result):
     """What the differences of score and entropy say, with 95 % t intervals over trainings."""
     apart = differences(result)
-    score, entropy = (stats.t_interval(apart[what])[1] > 0 for what in ("score: AC-GAN − GAN", "entropy: GAN − AC-GAN"))
-    return (f"score {'above' if score else 'not surely above'}, answers {'surer' if entropy else 'not surely surer'}, "
+    score, entropy = (stats.t_interval(apart[what])[1] > 0
+                      for what in ("score: AC-GAN − GAN", "entropy: GAN − AC-GAN"))
+    return (f"score {'above' if score else 'not surely above'}, answers "
+            f"{'surer' if entropy else 'not surely surer'}, "
             f"over {len(apart['score: AC-GAN − GAN'])} seeds")
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #a491c199
@@ -136,14 +164,19 @@ def figure7_in_words(result):
 class Baselines(Result):
     """An AC-GAN against a GAN without classes and against a class split, over paired trainings."""
     name = "baselines"
-    figures = {"grid_baselines": Figure("Section 4.4: against a GAN without classes, and against class splits", grid_baselines,
+    figures = {"grid_baselines": Figure("Section 4.4: against a GAN without classes, and against "
+                                        "class splits", grid_baselines,
                                         ["acgan-4.4-b", "acgan-4.4-d"])}
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #72f5a7d7
 def measure(models, classifier, real, group=40, seed=0, pairs=200, steps=None):
-    """The `Baselines` of three `models` {name: {"samples": [sampler], null: [sampler]}}: with classes, without, and split.
+    """The `Baselines` of three `models` {name: {"samples": [sampler], null: [sampler]}}: with
+    classes, without, and split.
 
-    real: the ImageSet whose likeness is the mark of collapse; group: samples a group, of 5; pairs: for MS-SSIM over all classes;
-    steps: that every network was trained, for the caption. UserError unless all models have as many trainings."""
+    real: the ImageSet whose likeness is the mark of collapse; group: samples a group, of 5; pairs:
+    for MS-SSIM over all classes; steps: that every network was trained, for the caption. UserError
+    unless all models have as many trainings."""
     return Baselines(numbers_of(models, classifier, real, group, seed, pairs, steps))

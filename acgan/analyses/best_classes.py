@@ -20,8 +20,10 @@ from ..config import generator
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #22f5926f
 def two_accuracies(sampler, classifier, per_class=100, seed=0):
-    """([share], [share]): what `classifier` names as intended of each class, on draws to rank and to report; NaN: no samples."""
-    K, shares = len(sampler.classes), []
+    """([share], [share]): what `classifier` names as intended of each class, on draws to rank and
+    to report; NaN: no samples."""
+    K = len(sampler.classes)
+    shares = []
     for i in (1, 2):
         drawn = sampler.sample_set(per_class, seed + i)
         right = classifiers.correct(classifier, drawn)
@@ -30,7 +32,8 @@ def two_accuracies(sampler, classifier, per_class=100, seed=0):
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #98cbbc04
 def best(rank, most=5):
-    """The classes with the highest shares in `rank`, best first: `most`, or half of those that have a share."""
+    """The classes with the highest shares in `rank`, best first: `most`, or half of those that have
+    a share."""
     known = [k for k, share in enumerate(rank) if not math.isnan(share)]
     return sorted(known, key=lambda k: -rank[k])[:min(most, len(known) // 2)]
 
@@ -38,18 +41,21 @@ def best(rank, most=5):
 def by_chance(rank, count, seed=0):
     """`count` classes drawn without replacement from those that have a share in `rank`."""
     known = [k for k, share in enumerate(rank) if not math.isnan(share)]
-    return [known[i] for i in torch.randperm(len(known), generator=generator(seed, "figure 1"))[:count]]
+    return [known[i]
+            for i in torch.randperm(len(known), generator=generator(seed, "figure 1"))[:count]]
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #6a92b0f6
 def above_mean(rank, fresh):
-    """[fresh share minus the mean of all classes] for the best classes by `rank`, NaN for the others."""
+    """[fresh share minus the mean of all classes] for the best classes by `rank`, NaN for the
+    others."""
     mean = statistics.fmean(share for share in fresh if not math.isnan(share))
     chosen = set(best(rank))
     return [share - mean if k in chosen else math.nan for k, share in enumerate(fresh)]
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #2016f221
 def numbers_of(samplers, classifier, per_class=100, seed=0):
-    """{'rank', 'fresh': [[share or None by class] for each sampler], 'above', 'given': see `nulls.by_training`}."""
+    """{'rank', 'fresh': [[share or None by class] for each sampler], 'above', 'given': see
+    `nulls.by_training`}."""
     both = [two_accuracies(S, classifier, per_class, seed) for S in samplers]
     blank = [[[None if math.isnan(v) else v for v in shares] for shares in one] for one in both]
     return {"rank": [rank for rank, _ in blank], "fresh": [fresh for _, fresh in blank],
@@ -58,7 +64,8 @@ def numbers_of(samplers, classifier, per_class=100, seed=0):
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #eabdd8e3
 def frame(result):
-    """One row a class of a training: subject, training, class, accuracy to rank, accuracy on fresh samples."""
+    """One row a class of a training: subject, training, class, accuracy to rank, accuracy on fresh
+    samples."""
     rows = []
     for who, one in result.numbers["subjects"].items():
         for i, (rank, fresh) in enumerate(zip(one["rank"], one["fresh"])):
@@ -68,52 +75,67 @@ def frame(result):
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #a2f84da6
 def evidence(result):
-    """acgan-fig1: the best classes minus the mean of all, on fresh samples, given that classes are recognised."""
-    arguments, ours = {}, {}
+    """acgan-fig1: the best classes minus the mean of all, on fresh samples, given that classes are
+    recognised."""
+    arguments = {}
+    ours = {}
     for who, one in result.numbers["subjects"].items():
         values = one["above"]["differences"]
         arguments[who] = {"acgan-fig1": one["above"] | {"given": one["given"]}}
         ours[who] = {"acgan-fig1": f"{100 * sum(values) / max(1, len(values)):+.1f} points"}
     seeds = len(next(iter(result.numbers["subjects"].values()))["fresh"])
-    return evidence_of(arguments, ours, {"acgan-fig1": f"the figure is of the first of {seeds} seeds"})
+    return evidence_of(arguments, ours,
+                       {"acgan-fig1": f"the figure is of the first of {seeds} seeds"})
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #730d3686
 def summary(result):
-    """{'accuracy': {class: fresh share}, 'best', 'random': means on fresh samples, 'best, as chosen', ...}."""
+    """{'accuracy': {class: fresh share}, 'best', 'random': means on fresh samples, 'best, as
+    chosen', ...}."""
     numbers = result.numbers
     first = next(iter(numbers["subjects"].values()))
-    rank, fresh, chosen = first["rank"][0], first["fresh"][0], numbers["chosen"]
+    rank = first["rank"][0]
+    fresh = first["fresh"][0]
+    chosen = numbers["chosen"]
     means = {name: statistics.fmean(fresh[k] for k in chosen[name]) for name in ("best", "random")}
     known = {name: share for name, share in zip(numbers["classes"], fresh) if share is not None}
-    return {"accuracy": known, "best, as chosen": statistics.fmean(rank[k] for k in chosen["best"])} | means | {
-        key: numbers[key] for key in ("classifier", "classifier on real test images")}
+    return {"accuracy": known, "best, as chosen": statistics.fmean(rank[k] for k in chosen[
+        "best"])} | means | {key: numbers[key]
+                             for key in ("classifier", "classifier on real test images")}
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #00c5561e
 def captions(result):
     """{'fig1_selected': its caption}, for the grid that the study draws."""
-    found, count = summary(result), len(result.numbers["chosen"]["best"])
-    name, real = found["classifier"], found["classifier on real test images"]
-    return {"fig1_selected":
-            f"Top {count} rows: the classes that {name} names best (mean accuracy {100 * found['best']:.1f} % on "
-            f"fresh samples, {100 * found['best, as chosen']:.1f} % on those that chose them); bottom {count} rows: "
-            f"classes picked at random ({100 * found['random']:.1f} %). In brackets the accuracy on "
+    found = summary(result)
+    count = len(result.numbers["chosen"]["best"])
+    name = found["classifier"]
+    real = found["classifier on real test images"]
+    return {"fig1_selected": f"Top {count} rows: the classes that {name} names best (mean accuracy "
+                             f"{100 * found['best']:.1f} % on "
+            f"fresh samples, {100 * found['best, as chosen']:.1f} % on those that chose them); "
+            f"bottom {count} rows: " f"classes picked at random ({100 * found['random']:.1f} %). "
+                                     "In brackets the accuracy on "
             f"{result.numbers['per class']} fresh samples."
-            + (f" {name} names {100 * real:.1f} % of real test images." if real is not None else "")}
+            + (f" {name} names {100 * real:.1f} % of real test images." if real is not None
+               else "")}
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #73f3ef8e
 @dataclass(frozen=True)
 class BestClasses(Result):
     """The best classes against the mean of all, on samples that did not choose them."""
     name = "best_classes"
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #4870e7bf
 def measure(subjects, classifier, per_class=100, seed=0):
-    """The `BestClasses` of `subjects` {name: [sampler]}; `per_class` samples to rank by, and as many fresh ones."""
+    """The `BestClasses` of `subjects` {name: [sampler]}; `per_class` samples to rank by, and as
+    many fresh ones."""
     first = next(iter(subjects.values()))[0]
     found = {who: numbers_of(some, classifier, per_class, seed) for who, some in subjects.items()}
     rank = [math.nan if v is None else v for v in next(iter(found.values()))["rank"][0]]
     chosen = best(rank)
     return BestClasses({"subjects": found, "classes": first.classes, "per class": per_class,
                         "chosen": {"best": chosen, "random": by_chance(rank, len(chosen), seed)},
-                        "classifier": classifier.name, "classifier on real test images": classifier.accuracy.get("test")})
+                        "classifier": classifier.name,
+                        "classifier on real test images": classifier.accuracy.get("test")})

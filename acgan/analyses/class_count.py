@@ -20,46 +20,58 @@ from ..ensemble import Ensemble
 
 # %% ../../nbs/analyses/07_class_count.ipynb #00bfd540
 def by_setting(runs, classes, device="auto"):
-    """{(number of classes, width of G): [a sampler of `classes` for each run]} of trained `runs`, in their order."""
+    """{(number of classes, width of G): [a sampler of `classes` for each run]} of trained `runs`,
+    in their order."""
     groups = {}
     for run in runs:
-        groups.setdefault((len(run.classes), run.gan.width), []).append(Ensemble([run], classes, device))
+        groups.setdefault((len(run.classes),
+                           run.gan.width), []).append(Ensemble([run], classes, device))
     return groups
 
 # %% ../../nbs/analyses/07_class_count.ipynb #811bc4b9
 def controls(groups, images, apart=100):
-    """{'untrained': {setting: [sampler]}, 'noise': {...}} for `groups` {setting: [sampler]}: one for each sampler.
+    """{'untrained': {setting: [sampler]}, 'noise': {...}} for `groups` {setting: [sampler]}: one
+    for each sampler.
 
-    images: an ImageSet of the same classes; `apart`: the noise of one setting is numbered so far from that of the next."""
-    untrained = {key: [nulls.Untrained(S, i) for i, S in enumerate(some)] for key, some in groups.items()}
-    noise = {key: [nulls.noise(images, apart * j + i) for i in range(len(some))] for j, (key, some) in enumerate(groups.items())}
+    images: an ImageSet of the same classes; `apart`: the noise of one setting is numbered so far
+    from that of the next."""
+    untrained = {key: [nulls.Untrained(S, i) for i, S in enumerate(some)]
+                 for key, some in groups.items()}
+    noise = {key: [nulls.noise(images, apart * j + i) for i in range(len(some))]
+             for j, (key, some) in enumerate(groups.items())}
     return {"untrained": untrained, "noise": noise}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #df509e04
 def variety(images, pairs=100, seed=0):
     """[K]: the mean MS-SSIM of `pairs` random pairs inside each class of an ImageSet."""
-    return [mean for mean, _ in similarity.mean_ms_ssim(images.images, images.labels, pairs, seed).values()]
+    return [mean for mean, _ in similarity.mean_ms_ssim(images.images, images.labels, pairs,
+                                                        seed).values()]
 
 # %% ../../nbs/analyses/07_class_count.ipynb #747bde37
 def recognition(images, classifier):
-    """{'accuracy': share of an ImageSet that `classifier` names rightly, 'score': of its outputs, without splits}."""
+    """{'accuracy': share of an ImageSet that `classifier` names rightly, 'score': of its outputs,
+    without splits}."""
     return {"accuracy": classifiers.correct(classifier, images).double().mean().item(),
             "score": scores.inception_score(classifier.predict(images.images)[0], splits=1)[0]}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #520af71e
 def first_of(images, classes, per_class):
-    """The first `per_class` images of each of `classes` (names) of an ImageSet, as an ImageSet of these classes in this order."""
-    positions = [position for name in classes for position in images.of_class(name)[:per_class].tolist()]
+    """The first `per_class` images of each of `classes` (names) of an ImageSet, as an ImageSet of
+    these classes in this order."""
+    positions = [position for name in classes
+                 for position in images.of_class(name)[:per_class].tolist()]
     return images.take(positions).subset(classes)
 
 # %% ../../nbs/analyses/07_class_count.ipynb #40781a3f
 def frame(result):
-    """One row a training: subject, classes (trained on), width, training, MS-SSIM, accuracy, score."""
+    """One row a training: subject, classes (trained on), width, training, MS-SSIM, accuracy,
+    score."""
     return pd.DataFrame(result.numbers["trainings"]).drop(columns="by class")
 
 # %% ../../nbs/analyses/07_class_count.ipynb #5aff65b0
 def settings_of(result, subject):
-    """({number of classes: rows}, rows of the wider networks, perhaps empty) of a subject; the first width met is the usual one."""
+    """({number of classes: rows}, rows of the wider networks, perhaps empty) of a subject; the
+    first width met is the usual one."""
     table = frame(result)
     table = table[table["subject"] == subject]
     usual = table["width"] == table["width"].iloc[0]
@@ -72,43 +84,57 @@ def recognised(result, rows):
 
 # %% ../../nbs/analyses/07_class_count.ipynb #df7e8eb3
 def trends(result, subject):
-    """{claim: (arguments, ours)} of acgan-3-c, critique-4 and acgan-4.6-a: measures by the number of classes."""
+    """{claim: (arguments, ours)} of acgan-3-c, critique-4 and acgan-4.6-a: measures by the number
+    of classes."""
     usual, _ = settings_of(result, subject)
-    by = {what: [rows[what].tolist() for rows in usual.values()] for what in ("MS-SSIM", "accuracy", "score")}
+    by = {what: [rows[what].tolist() for rows in usual.values()]
+          for what in ("MS-SSIM", "accuracy", "score")}
     given = {"given": recognised(result, next(iter(usual.values())))}
     down = {what: {"groups": groups} | given for what, groups in by.items() if what != "MS-SSIM"}
-    negated = {"MS-SSIM, negated": {"groups": [[-v for v in values] for values in by["MS-SSIM"]]} | given}
+    negated = {"MS-SSIM, negated": {"groups": [[-v for v in values] for values in by["MS-SSIM"]]}
+               | given}
     counts = ", ".join(map(str, usual))
-    mean = {what: ", ".join(f"{statistics.fmean(v):.2f}" for v in values) for what, values in by.items()}
+    mean = {what: ", ".join(f"{statistics.fmean(v):.2f}" for v in values)
+            for what, values in by.items()}
     said = {what: f"{text} with {counts} classes" for what, text in mean.items()}
-    return {"acgan-3-c": ({"parts": down | negated}, "; ".join(f"{what} {words}" for what, words in said.items())),
+    return {"acgan-3-c": ({"parts": down | negated},
+                          "; ".join(f"{what} {words}" for what, words in said.items())),
             "critique-4": ({"parts": down}, f"accuracy {said['accuracy']}; score {said['score']}"),
             "acgan-4.6-a": ({"groups": by["MS-SSIM"]} | given, said["MS-SSIM"])}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #d6f9d59a
 def levels(result, subject):
-    """{claim: (arguments, ours)} of acgan-4.6-b (near 50 classes), acgan-4.6-c and critique-23 (width), acgan-5-b (collapsed)."""
+    """{claim: (arguments, ours)} of acgan-4.6-b (near 50 classes), acgan-4.6-c and critique-23
+    (width), acgan-5-b (collapsed)."""
     usual, wider = settings_of(result, subject)
-    few, most, fifty = min(usual), max(usual), min(usual, key=lambda n: abs(n - 50))
+    few = min(usual)
+    most = max(usual)
+    fifty = min(usual, key=lambda n: abs(n - 50))
     mean = {n: statistics.fmean(rows["MS-SSIM"]) for n, rows in usual.items()}
     gone = {n: int((rows["MS-SSIM"] > result.numbers["limit"]).sum()) for n, rows in usual.items()}
-    counted = {"failed": gone[few], "total": len(usual[few]), "failed_other": gone[most], "total_other": len(usual[most])}
-    found = {"acgan-4.6-b": ({"values": usual[fifty]["MS-SSIM"].tolist(), "given": recognised(result, usual[fifty])},
-                             f"{mean[fifty]:.2f} with {fifty} classes"),
-             "acgan-5-b": (counted, f"collapsed at the end: {gone[few]} runs with {few} classes, {gone[most]} with {most}")}
+    counted = {"failed": gone[few], "total": len(usual[few]), "failed_other": gone[most],
+               "total_other": len(usual[most])}
+    found = {"acgan-4.6-b": ({"values": usual[fifty]["MS-SSIM"].tolist(), "given": recognised(
+        result, usual[fifty])}, f"{mean[fifty]:.2f} with {fifty} classes"),
+             "acgan-5-b": (counted, f"collapsed at the end: {gone[few]} runs with {few} classes, "
+                                    f"{gone[most]} with {most}")}
     if len(wider):
         gaps = [a - b for a, b in zip(usual[most]["MS-SSIM"], wider["MS-SSIM"])]
-        words = f"MS-SSIM {mean[most]:.2f} against {statistics.fmean(wider['MS-SSIM']):.2f} with twice the width"
-        found |= dict.fromkeys(("acgan-4.6-c", "critique-23"), ({"differences": gaps, "given": recognised(result, wider)}, words))
+        words = (f"MS-SSIM {mean[most]:.2f} against {statistics.fmean(wider['MS-SSIM']):.2f} with "
+                 "twice the width")
+        found |= dict.fromkeys(("acgan-4.6-c", "critique-23"),
+                               ({"differences": gaps, "given": recognised(result, wider)}, words))
     return found
 
 # %% ../../nbs/analyses/07_class_count.ipynb #9081360b
 def undecided(result):
     """{claim: why the measurement gives its rule nothing to work on}."""
-    numbers, (usual, _) = result.numbers, settings_of(result, result.numbers["trainings"][0]["subject"])
+    numbers, (usual,
+              _) = result.numbers, settings_of(result, result.numbers["trainings"][0]["subject"])
     found = {}
     if numbers["real"]["MS-SSIM"] > numbers["mark"]:
-        found["acgan-4.6-b"] = f"real images of these classes have {numbers['real']['MS-SSIM']:.2f} themselves, above the line"
+        found["acgan-4.6-b"] = ("real images of these classes have "
+                                f"{numbers['real']['MS-SSIM']:.2f} themselves, above the line")
     if len(usual) < 2:
         why = f"{numbers['data']} has {numbers['of']} classes: no trend can be seen"
         found |= dict.fromkeys(("acgan-3-c", "critique-4", "acgan-4.6-a", "acgan-5-b"), why)
@@ -119,37 +145,48 @@ def evidence(result):
     """Evidence for acgan-3-c, acgan-4.6-a to -c, acgan-5-b, critique-4 and critique-23."""
     subjects = dict.fromkeys(row["subject"] for row in result.numbers["trainings"])
     both = {who: trends(result, who) | levels(result, who) for who in subjects}
-    arguments, ours = ({who: {claim: pair[i] for claim, pair in found.items()} for who, found in both.items()} for i in (0, 1))
+    arguments, ours = ({who: {claim: pair[i] for claim, pair in found.items()}
+                        for who, found in both.items()} for i in (0, 1))
     why = undecided(result)
     return {claim: one._replace(arguments=None, undecided=why[claim]) if claim in why else one
             for claim, one in evidence_of(arguments, ours).items()}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #a7d50b00
 def table(result):
-    """[{'classes', 'width of G', 'runs', 'MS-SSIM mean', 'MS-SSIM sd', ...}] of the first subject, and a row of real images."""
-    whole, real = frame(result), result.numbers["real"]
+    """[{'classes', 'width of G', 'runs', 'MS-SSIM mean', 'MS-SSIM sd', ...}] of the first subject,
+    and a row of real images."""
+    whole = frame(result)
+    real = result.numbers["real"]
     listed = []
-    for (width, n), rows in whole[whole["subject"] == whole["subject"].iloc[0]].groupby(["width", "classes"]):
+    for (width, n), rows in whole[whole["subject"] == whole["subject"].iloc[0]].groupby(
+        ["width", "classes"]):
         row = {"classes": n, "width of G": width, "runs": len(rows)}
         for what in real:
             row[f"{what} mean"] = round(statistics.fmean(rows[what]), 4)
-            row[f"{what} sd"] = round(statistics.stdev(rows[what]), 4) if len(rows) > 1 else math.nan
+            row[f"{what} sd"] = round(statistics.stdev(rows[what]),
+                                      4) if len(rows) > 1 else math.nan
         listed.append(row)
-    return listed + [{"classes": "real images", **{f"{what} mean": round(value, 4) for what, value in real.items()}}]
+    return listed + [{"classes": "real images",
+                      **{f"{what} mean": round(value, 4) for what, value in real.items()}}]
 
 # %% ../../nbs/analyses/07_class_count.ipynb #62863fcf
 def panel(ax, result, what, ylabel):
-    """One measure against the number of classes: mean and spread, every training, the wider networks, real images."""
+    """One measure against the number of classes: mean and spread, every training, the wider
+    networks, real images."""
     usual, wider = settings_of(result, result.numbers["trainings"][0]["subject"])
-    values, hollow = {n: rows[what].tolist() for n, rows in usual.items()}, {"linestyle": "none", "markerfacecolor": "none"}
+    values = {n: rows[what].tolist() for n, rows in usual.items()}
+    hollow = {"linestyle": "none", "markerfacecolor": "none"}
     middle = [statistics.fmean(v) for v in values.values()]
     spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
     band = [m - s for m, s in zip(middle, spread)], [m + s for m, s in zip(middle, spread)]
-    figures.curves(ax, {"mean ± sd": (list(values), middle, *band)}, "classes trained on", ylabel, looks={"mean ± sd": "fake"})
+    figures.curves(ax, {"mean ± sd": (list(values), middle, *band)}, "classes trained on", ylabel,
+                   looks={"mean ± sd": "fake"})
     for n, v in values.items():
         ax.plot([n] * len(v), v, **figures.look("fake") | hollow | {"marker": "o", "markersize": 3})
-    ax.plot(wider["classes"], wider[what], label="twice the width", **figures.look("control") | hollow)
-    ax.axhline(result.numbers["real"][what], color=figures.COLORS["real"], linestyle="--", linewidth=1, label="real images")
+    ax.plot(wider["classes"], wider[what], label="twice the width",
+            **figures.look("control") | hollow)
+    ax.axhline(result.numbers["real"][what], color=figures.COLORS["real"], linestyle="--",
+               linewidth=1, label="real images")
     ax.set_xticks(list(values))
     ax.margins(x=0.1)
     ax.get_legend().remove()
@@ -163,7 +200,8 @@ def class_count(result):
               scores.score_name(numbers["classifier"]["name"]))
     for ax, what, ylabel in zip(axes, ("MS-SSIM", "accuracy", "score"), labels, strict=True):
         panel(ax, result, what, ylabel)
-    axes[0].axhline(numbers["mark"], color="#cc3311", linestyle=":", linewidth=1.2, label=f"{numbers['mark']:g}, the paper's line")
+    axes[0].axhline(numbers["mark"], color="#cc3311", linestyle=":", linewidth=1.2,
+                    label=f"{numbers['mark']:g}, the paper's line")
     axes[0].set_ylim(0, 1)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
@@ -172,62 +210,83 @@ def class_count(result):
 def trained_for(sampler):
     """{'steps', 'batch'} of the first run of a sampler, both None for a sampler without runs."""
     runs = getattr(sampler, "runs", None)
-    return {"steps": runs[0].step, "batch": runs[0].gan.batch} if runs else {"steps": None, "batch": None}
+    return {"steps": runs[0].step,
+            "batch": runs[0].gan.batch} if runs else {"steps": None, "batch": None}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #df21e4fd
 def captions(result):
     """{figure: caption}."""
-    numbers, (usual, wider) = result.numbers, settings_of(result, result.numbers["trainings"][0]["subject"])
-    trained = f", {numbers['steps']:,} steps of {numbers['batch']} images each" if numbers["steps"] else ""
+    numbers, (usual, wider) = result.numbers, settings_of(result,
+                                                          result.numbers["trainings"][0]["subject"])
+    trained = (f", {numbers['steps']:,} steps of {numbers['batch']} images each" if numbers["steps"]
+               else "")
     known = numbers["classifier"]["test"]
     real = f"test accuracy {math.nan if known is None else known:.2f}"
-    return {"fig10_class_count": f"{len(usual[min(usual)])} restarts for each number of classes (dots){trained}. Left: MS-SSIM of "
-                                 f"{numbers['pairs']} pairs in each of the first {len(numbers['measured'])} classes. Middle and "
-                                 "right: the "
-                                 f"same samples under {numbers['classifier']['name']} ({real}). Diamonds: {len(wider)} runs with "
-                                 "twice the "
-                                 "width."}
+    return {"fig10_class_count": f"{len(usual[min(usual)])} restarts for each number of classes "
+                                 f"(dots){trained}. Left: MS-SSIM of "
+            f"{numbers['pairs']} pairs in each of the first {len(numbers['measured'])} classes. "
+            "Middle and " "right: the " f"same samples under {numbers['classifier']['name']} "
+                                        f"({real}). Diamonds: {len(wider)} runs with " "twice the "
+            "width."}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #5c5d2f33
 def control(result):
-    """[{'class', 'MS-SSIM', 'real'}] of every class and training of the first subject's smallest setting."""
-    some = [row for row in result.numbers["trainings"] if row["subject"] == result.numbers["trainings"][0]["subject"]]
-    few = [row for row in some if row["classes"] == min(other["classes"] for other in some) and row["width"] == some[0]["width"]]
+    """[{'class', 'MS-SSIM', 'real'}] of every class and training of the first subject's smallest
+    setting."""
+    some = [row for row in result.numbers["trainings"]
+            if row["subject"] == result.numbers["trainings"][0]["subject"]]
+    few = [row for row in some if row["classes"] == min(other["classes"] for other in some)
+           and row["width"] == some[0]["width"]]
     return [{"class": name, "MS-SSIM": value, "real": real} for row in few
-            for name, value, real in zip(result.numbers["measured"], row["by class"], result.numbers["real by class"], strict=True)]
+            for name, value, real in zip(result.numbers["measured"], row["by class"],
+                                         result.numbers["real by class"], strict=True)]
 
 # %% ../../nbs/analyses/07_class_count.ipynb #0569c279
 @dataclass(frozen=True)
 class ClassCount(Result):
-    """How varied and how well recognised the first classes are, by the number of classes trained on."""
+    """How varied and how well recognised the first classes are, by the number of classes trained
+    on."""
     name = "class_count"
-    figures = {"fig10_class_count": Figure("Figure 10: diversity against the number of classes", class_count,
-                                           ["acgan-fig10", "acgan-4.6-a", "acgan-4.6-b", "acgan-4.6-c", "acgan-3-c"])}
-    frame, evidence, captions, table, control = frame, evidence, captions, table, control
+    figures = {"fig10_class_count": Figure(
+        "Figure 10: diversity against the number of classes", class_count,
+        ["acgan-fig10", "acgan-4.6-a", "acgan-4.6-b", "acgan-4.6-c", "acgan-3-c"])}
+    frame = frame
+    evidence = evidence
+    captions = captions
+    table = table
+    control = control
 
 # %% ../../nbs/analyses/07_class_count.ipynb #0544dfa7
 def real_numbers(images, test, classes, classifier, per_class, pairs, seed):
-    """{'real': {'MS-SSIM', 'accuracy', 'score'}, 'real by class': [MS-SSIM]} of `classes` (names) of the ImageSets."""
+    """{'real': {'MS-SSIM', 'accuracy', 'score'}, 'real by class': [MS-SSIM]} of `classes` (names)
+    of the ImageSets."""
     each = variety(first_of(images, classes, per_class), pairs, seed)
     known = recognition(first_of(test, classes, per_class), classifier)
     return {"real": {"MS-SSIM": sum(each) / len(each)} | known, "real by class": each}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #073c9c5c
-def measure(subjects, images, test, classifier, per_class=60, pairs=100, seed=0, mark=0.25, null_per_class=20):
-    """The `ClassCount` of `subjects` {name: {(classes trained on, width): [sampler of the classes that are measured]}}.
+def measure(subjects, images, test, classifier, per_class=60, pairs=100, seed=0, mark=0.25,
+            null_per_class=20):
+    """The `ClassCount` of `subjects` {name: {(classes trained on, width): [sampler of the classes
+    that are measured]}}.
 
-    images, test: ImageSets with these classes among others; per_class: samples of each class, at most `null_per_class` of nulls."""
-    ours, found = next(iter(subjects)), []
+    images, test: ImageSets with these classes among others; per_class: samples of each class, at
+    most `null_per_class` of nulls."""
+    ours = next(iter(subjects))
+    found = []
     for who, groups in subjects.items():
         for (n, width), some in groups.items():
             for i, sampler in enumerate(some):
-                made = sampler.sample_set(per_class if who == ours else min(null_per_class, per_class), seed)
+                made = sampler.sample_set(per_class if who == ours
+                                          else min(null_per_class, per_class), seed)
                 each = variety(made, pairs, seed)
-                row = {"subject": who, "classes": n, "width": width, "training": i, "MS-SSIM": sum(each) / len(each)}
+                row = {"subject": who, "classes": n, "width": width, "training": i,
+                       "MS-SSIM": sum(each) / len(each)}
                 found.append(row | recognition(made, classifier) | {"by class": each})
     sampler = next(iter(subjects[ours].values()))[0]
     real = real_numbers(images, test, sampler.classes, classifier, per_class, pairs, seed)
-    facts = {"measured": sampler.classes, "per class": per_class, "pairs": pairs, "of": images.n_classes, "data": images.name,
-             "mark": mark, "limit": latent.collapse_mark(real["real"]["MS-SSIM"], mark),
+    facts = {"measured": sampler.classes, "per class": per_class, "pairs": pairs,
+             "of": images.n_classes, "data": images.name, "mark": mark,
+             "limit": latent.collapse_mark(real["real"]["MS-SSIM"], mark),
              "classifier": {"name": classifier.name, "test": classifier.accuracy.get("test")}}
     return ClassCount({"trainings": found} | real | facts | trained_for(sampler))

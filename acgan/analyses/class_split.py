@@ -22,11 +22,13 @@ def inside(sampler, per_class=60, pairs=100, seed=0):
 
 # %% ../../nbs/analyses/07c_class_split.ipynb #c42285bd
 def condition(samplers, classifier, per_class=20, seed=0):
-    """What `claims.judge` takes as given: how often `classifier` names `per_class` samples of each class of the samplers."""
+    """What `claims.judge` takes as given: how often `classifier` names `per_class` samples of each
+    class of the samplers."""
     tables = []
     for sampler in samplers:
         made = sampler.sample_set(per_class, seed)
-        tables.append(classifiers.by_class(classifiers.correct(classifier, made)[None], made.labels, made.n_classes)[0].tolist())
+        tables.append(classifiers.by_class(classifiers.correct(classifier, made)[None], made.labels,
+                                           made.n_classes)[0].tolist())
     return nulls.recognised(samplers, tables)
 
 # %% ../../nbs/analyses/07c_class_split.ipynb #f7a06761
@@ -35,35 +37,47 @@ def frame(result):
     rows = []
     for who, one in result.numbers["subjects"].items():
         for i, (a, b) in enumerate(zip(one["neighbours"], one["random"], strict=True)):
-            rows.append({"subject": who, "training": i, "neighbours": a, "random": b, "difference": a - b})
+            rows.append({"subject": who, "training": i, "neighbours": a, "random": b,
+                         "difference": a - b})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/07c_class_split.ipynb #b407691b
 def evidence(result):
-    """acgan-4.6-e: MS-SSIM with neighbours minus MS-SSIM mixed at random, given that the classes are recognised."""
-    arguments, ours = {}, {}
+    """acgan-4.6-e: MS-SSIM with neighbours minus MS-SSIM mixed at random, given that the classes
+    are recognised."""
+    arguments = {}
+    ours = {}
     for who, rows in frame(result).groupby("subject", sort=False):
         given = result.numbers["subjects"][who]["given"]
-        arguments[who] = {"acgan-4.6-e": {"differences": rows["difference"].tolist(), "given": given}}
-        ours[who] = {"acgan-4.6-e": f"MS-SSIM {statistics.fmean(rows['neighbours']):.3f} with neighbours, "
-                                    f"{statistics.fmean(rows['random']):.3f} mixed at random"}
+        arguments[who] = {"acgan-4.6-e": {"differences": rows["difference"].tolist(),
+                                          "given": given}}
+        ours[who] = {"acgan-4.6-e": f"MS-SSIM {statistics.fmean(rows['neighbours']):.3f} with "
+                                    "neighbours, " f"{statistics.fmean(rows['random']):.3f} mixed "
+                                                   "at random"}
     return evidence_of(arguments, ours)
 
 # %% ../../nbs/analyses/07c_class_split.ipynb #09744c26
 @dataclass(frozen=True)
 class ClassSplit(Result):
-    """How varied samples are when neighbours share a network, and when classes are mixed at random."""
+    """How varied samples are when neighbours share a network, and when classes are mixed at
+    random."""
     name = "class_split"
-    frame, evidence = frame, evidence
+    frame = frame
+    evidence = evidence
 
 # %% ../../nbs/analyses/07c_class_split.ipynb #7ef1f7d7
 def measure(subjects, classifier, per_class=60, pairs=100, seed=0, few=20):
-    """The `ClassSplit` of `subjects` {name: {'neighbours': [sampler], 'random': [sampler]}}; the samplers know the same classes.
+    """The `ClassSplit` of `subjects` {name: {'neighbours': [sampler], 'random': [sampler]}}; the
+    samplers know the same classes.
 
-    per_class: samples of each class, at most `few` of nulls; the classifier is shown as few of ours."""
-    ours, few, found = next(iter(subjects)), min(few, per_class), {}
+    per_class: samples of each class, at most `few` of nulls; the classifier is shown as few of
+    ours."""
+    ours = next(iter(subjects))
+    few = min(few, per_class)
+    found = {}
     for who, kinds in subjects.items():
         n = per_class if who == ours else few
-        found[who] = {kind: [inside(sampler, n, pairs, seed) for sampler in some] for kind, some in kinds.items()}
+        found[who] = {kind: [inside(sampler, n, pairs, seed) for sampler in some]
+                      for kind, some in kinds.items()}
         found[who]["given"] = condition(kinds["neighbours"], classifier, few, seed)
     return ClassSplit({"subjects": found, "classifier": classifier.name})

@@ -103,7 +103,8 @@ def first_rows(result):
 # %% ../../nbs/analyses/02b_collapse.ipynb #4f86349a
 def refused(result):
     """Why no area is given for the first training, in words, or ''."""
-    kinds, least = set(first_rows(result)["lost"]), min(result.numbers["unseen"])
+    kinds = set(first_rows(result)["lost"])
+    least = min(result.numbers["unseen"])
     if least < 20:
         return f"a class has only {least} unseen images"
     if len(kinds) == 2:
@@ -122,14 +123,18 @@ def areas(result):
 def courses(result):
     """(rise of lost minus kept classes, MS-SSIM a step, of each training with both kinds; kept
     classes that fall; kept classes)."""
-    rows, rises, falls, count = frame(result), [], 0, 0
+    rows = frame(result)
+    rises = []
+    falls = 0
+    count = 0
     mine = rows[rows["subject"] == rows["subject"].iloc[0]]
     ends = mine[mine["step"] == result.numbers["last"]]
     for i, part in ends.groupby("training"):
         slope = slopes(result, i)
         gone, kept = ([slope[name] for name in part.loc[part["lost"] == lost, "class"]]
                       for lost in (True, False))
-        falls, count = falls + sum(v < 0 for v in kept), count + len(kept)
+        falls = falls + sum(v < 0 for v in kept)
+        count = count + len(kept)
         if gone and kept:
             rises.append(sum(gone) / len(gone) - sum(kept) / len(kept))
     return rises, falls, count
@@ -157,7 +162,8 @@ def evidence(result):
 # %% ../../nbs/analyses/02b_collapse.ipynb #13a3fb7e
 def through_training(ax, result):
     """MS-SSIM of every class at the looks of the first training, drawn on `ax`."""
-    looks, gone = result.numbers["looks"][0], since(result)
+    looks = result.numbers["looks"][0]
+    gone = since(result)
     varied = ("varied at the end", "black", "-")
     kinds = {True: ("collapsed", "#cc3311", "--"), False: ("never varied", "#8a8a85", ":")}
     for name in result.numbers["real"]:
@@ -172,7 +178,8 @@ def through_training(ax, result):
 def two_judges(ax, result):
     """MS-SSIM against the modes kept, of every class at the kept steps of the first training, drawn
     on `ax`."""
-    rows, last = first_rows(result), result.numbers["last"]
+    rows = first_rows(result)
+    last = result.numbers["last"]
     marks = {False: {"markerfacecolor": "none", "label": "earlier steps"},
              True: {"label": f"step {last:,}"}}
     for final, mark in marks.items():
@@ -196,11 +203,13 @@ def course(result):
 # %% ../../nbs/analyses/02b_collapse.ipynb #6d8949b6
 def captions(result):
     """{figure: caption}."""
-    numbers, found = result.numbers, since(result)
+    numbers = result.numbers
+    found = since(result)
     gone = {name: step for name, step in found.items() if step is not None}
     named = "; ".join(f"{name} (since step {step:,})"
                       for name, step in list(gone.items())[:12]) or "none"
-    why, value = refused(result), area(first_rows(result))
+    why = refused(result)
+    value = area(first_rows(result))
     told = f"The chance that a class which lost modes has the higher MS-SSIM is {value:.2f}."
     told = f"No chance is computed: {why}." if why else told
     return {"fig5_training_diversity": "Left: mean MS-SSIM inside each class through training, "
@@ -218,7 +227,9 @@ class Collapse(Result):
     figures = {"fig5_training_diversity": Figure(
         "Figure 5: diversity inside classes while training",
         course, ["acgan-fig5", "acgan-4.2-e"])}
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #f5f6dcbf
 def by_step(rows, training):
@@ -237,7 +248,8 @@ def measure(trainings, images, test, nulls=None, looks=None, real=None, pairs=10
 
     images, test: ImageSets of training and of unseen real images. looks: for each training {step:
     {class: MS-SSIM}} (see `looks_of`); real: the mean MS-SSIM of each class of `images` [K]."""
-    device, last = pick_device(device), max(trainings[0])
+    device = pick_device(device)
+    last = max(trainings[0])
     if real is None:
         found = similarity.mean_ms_ssim(images.images, images.labels, pairs, seed)
         real = [mean for mean, _ in found.values()]

@@ -53,9 +53,11 @@ def series(few, real, usual, pairs=100, per_class=100, seed=0, device="cpu"):
 def memorised_gain(classifier, few, draws=500, seed=0):
     """Points [draws] by which the accuracy of one random image a class of the ImageSet `few`
     exceeds that of all of them."""
-    right, picks = classifiers.correct(classifier, few).double(), []
+    right = classifiers.correct(classifier, few).double()
+    picks = []
     for k in range(few.n_classes):
-        of, rng = few.of_class(k), generator(seed, "memorised", k)
+        of = few.of_class(k)
+        rng = generator(seed, "memorised", k)
         picks.append(of[torch.randint(len(of), (draws,), generator=rng)])
     return (100 * (right[torch.stack(picks)].mean(0) - right.mean())).tolist()
 
@@ -72,7 +74,8 @@ def noise_gain(classifier, few, per_class=40, seed=0):
 def control(result):
     """MS-SSIM against the number of different images, and what two judges make of it."""
     numbers, (fig, (left, right)) = result.numbers, figures.panels(columns=2, ratio=0.7)
-    sizes, x = numbers["sizes"], f"different images among {numbers['sizes'][-1]}"
+    sizes = numbers["sizes"]
+    x = f"different images among {numbers['sizes'][-1]}"
     means = {"measured": (sizes, numbers["measured"]), "1/m rule": (sizes, numbers["rule"])}
     figures.curves(left, means, x, "mean MS-SSIM inside a class",
                    looks={"measured": "real", "1/m rule": "published"})
@@ -100,7 +103,8 @@ def frame(result):
 # %% ../../nbs/analyses/02a_collapse_control.ipynb #4a6c8d38
 def captions(result):
     """{figure: caption}."""
-    numbers, eight = result.numbers, at_eight(result)
+    numbers = result.numbers
+    eight = at_eight(result)
     measured = numbers["measured"]
     return {"collapse_control": "Real images in which only some are different, the rest copies. "
             f"Left: mean MS-SSIM over {len(numbers['classes'])} classes, and what a chance of 1/m "
@@ -112,7 +116,8 @@ def captions(result):
 # %% ../../nbs/analyses/02a_collapse_control.ipynb #f60da259
 def remark(result):
     """The areas for one image a class and for eight, in words."""
-    numbers, eight = result.numbers, at_eight(result)
+    numbers = result.numbers
+    eight = at_eight(result)
     return (f"collapse made by hand: {numbers['areas'][0]:.2f} for one image a class, "
             f"{numbers['areas'][eight]:.2f} for {numbers['sizes'][eight]}")
 
@@ -120,7 +125,8 @@ def remark(result):
 def evidence(result):
     """acgan-4.2-i: the accuracy of one memorised image a class minus that of all images, in
     points."""
-    numbers, gain = result.numbers, result.numbers["gain"]
+    numbers = result.numbers
+    gain = result.numbers["gain"]
     if gain is None:
         return {}
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
@@ -139,7 +145,9 @@ class CollapseControl(Result):
     figures = {"collapse_control": Figure("Section 4.2: what MS-SSIM sees of a collapse", control,
                                           ["acgan-4.2-e", "acgan-4.2-i"],
                                           ["sizes", "measured", "rule", "flagged", "areas"])}
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/02a_collapse_control.ipynb #576bd2dd
 def measure(images, classifier=None, pairs=100, per_class=100, null_per_class=40, seed=0, real=None,

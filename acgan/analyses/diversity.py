@@ -60,7 +60,8 @@ def of_every(every, again):
 def top_bias(every, pairs=100, draws=200):
     """By how much the largest class mean of `pairs` random pairs exceeds that of all pairs,
     `every`: the mean over `draws`."""
-    redrawn, means = [], []
+    redrawn = []
+    means = []
     for k, one in enumerate(every):
         if one is not None:
             pick = torch.randint(len(one[0]), (draws, pairs), generator=generator(0, "bias", k))
@@ -89,7 +90,8 @@ def of_sampler(sampler, images, classifier=None, pairs=100, per_class=100, seed=
 def frame(result):
     """One row a subject, training and class: owner, ms_ssim, spread, low, again, accuracy (if there
     is a classifier), real (MS-SSIM of real images)."""
-    names, real = result.numbers["classes"], result.numbers["real"]["ms_ssim"]
+    names = result.numbers["classes"]
+    real = result.numbers["real"]["ms_ssim"]
     parts = [pd.DataFrame({"subject": who, "training": i, "class": names, "real": real} | one)
              for who, some in result.numbers["subjects"].items() for i, one in enumerate(some)]
     return pd.concat(parts, ignore_index=True)
@@ -98,7 +100,8 @@ def frame(result):
 def class_table(result):
     """A data frame, one row a class, of real images and of the first training's samples, rounded to
     four digits."""
-    numbers, pairs = result.numbers, result.numbers["pairs"]
+    numbers = result.numbers
+    pairs = result.numbers["pairs"]
     first = next(iter(numbers["subjects"]))
     drawn = {"real": numbers["real"], first: numbers["subjects"][first][0]}
     columns = {f"{who}, {pairs} pairs": one["ms_ssim"] for who, one in drawn.items()}
@@ -121,7 +124,8 @@ def order_kept(rows):
 # %% ../../nbs/analyses/02_diversity.ipynb #cc073f3c
 def arguments_of(result, rows):
     """{claim: arguments of its rule} for the `rows` of `frame` of one subject."""
-    real, each = result.numbers["real"], rows.groupby("training", sort=False)
+    real = result.numbers["real"]
+    each = rows.groupby("training", sort=False)
     given = {"given": nulls.recognised_in(rows)} if "accuracy" in rows else {}
     rows = rows.dropna(subset=["ms_ssim"])
     rows = rows.assign(below=rows["ms_ssim"] < max(real["ms_ssim"]),
@@ -140,9 +144,11 @@ def arguments_of(result, rows):
 # %% ../../nbs/analyses/02_diversity.ipynb #5ba8b514
 def said_of(result, who, rows):
     """{claim: what was measured, in a few words} for the `rows` of `frame` of the subject `who`."""
-    numbers, rows = result.numbers["real"], rows.dropna(subset=["ms_ssim"])
+    numbers = result.numbers["real"]
+    rows = rows.dropna(subset=["ms_ssim"])
     real = {name: statistics.fmean(numbers[name]) for name in ("ms_ssim", "spread")}
-    mine, top = rows[["ms_ssim", "spread", "low"]].mean(), max(numbers["ms_ssim"])
+    mine = rows[["ms_ssim", "spread", "low"]].mean()
+    top = max(numbers["ms_ssim"])
     low = 100 * statistics.fmean(result.numbers["all pairs"]["real"]["low"])
     kept = statistics.fmean(order_kept(part) for _, part in rows.groupby("training", sort=False))
     means = ", ".join(f"{one['ms_ssim']:.2f}" for one in (real, mine))
@@ -159,7 +165,9 @@ def evidence(result):
     real; -fig3, -fig4.
 
     Without a classifier the first four are undecided."""
-    arguments, ours, rows = {}, {}, frame(result)
+    arguments = {}
+    ours = {}
+    rows = frame(result)
     for who, part in rows.groupby("subject", sort=False):
         arguments[who], ours[who] = arguments_of(result, part), said_of(result, who, part)
     found = evidence_of(arguments, ours)
@@ -173,7 +181,8 @@ def evidence(result):
 def truth(result):
     """The correlation of MS-SSIM of real images with the variety with which they were drawn, or
     None where that is not known."""
-    known, found = result.numbers["truth"], result.numbers["real"]["ms_ssim"]
+    known = result.numbers["truth"]
+    found = result.numbers["real"]["ms_ssim"]
     return None if known is None else torch.corrcoef(torch.tensor([known, found]))[0, 1].item()
 
 # %% ../../nbs/analyses/02_diversity.ipynb #7fa4631e
@@ -181,7 +190,8 @@ def scatter(result):
     """MS-SSIM inside each class, samples of the first training against real images."""
     fig, (ax,) = figures.panels(columns=1, width="column", ratio=0.95)
     (first, *_), *_ = result.numbers["subjects"].values()
-    real, what = result.numbers["real"]["ms_ssim"], "mean MS-SSIM of"
+    real = result.numbers["real"]["ms_ssim"]
+    what = "mean MS-SSIM of"
     figures.scatter_identity(ax, real, first["ms_ssim"], f"{what} real images", f"{what} samples")
     ax.axhline(max(real), color="#cc3311", linestyle=":", linewidth=1.2,
                label=f"least varied real class ({max(real):.2f})")
@@ -192,7 +202,8 @@ def scatter(result):
 def averages(result):
     """{'real' and the first subject: {'mean', 'spread', 'error of the drawn pairs', 'error expected
     from their spread'}} over classes."""
-    numbers, first = result.numbers, next(iter(result.numbers["subjects"]))
+    numbers = result.numbers
+    first = next(iter(result.numbers["subjects"]))
     found = {}
     for who, one in (("real", numbers["real"]), (first, numbers["subjects"][first][0])):
         every = {key: [v for v in values if v is not None]
@@ -208,13 +219,17 @@ def averages(result):
 # %% ../../nbs/analyses/02_diversity.ipynb #6a74cf8f
 def captions(result):
     """{figure or table: caption}."""
-    numbers, found, top = result.numbers, averages(result), max(result.numbers["real"]["ms_ssim"])
+    numbers = result.numbers
+    found = averages(result)
+    top = max(result.numbers["real"]["ms_ssim"])
     pairs, (real, mine) = numbers["pairs"], found.values()
     values = [v for v in next(iter(numbers["subjects"].values()))[0]["ms_ssim"] if v is not None]
-    known, r = "", truth(result)
+    known = ""
+    r = truth(result)
     if r is not None:
         known = f" Correlation of the drawn diversity with the MS-SSIM of real images: {r:.2f}."
-    error, expected = "error of the drawn pairs", "error expected from their spread"
+    error = "error of the drawn pairs"
+    expected = "error expected from their spread"
     fig4 = (f"One dot a class, {pairs} pairs each; dashed: equality. Means {real['mean']:.3f} "
             f"(real) and {mine['mean']:.3f} (samples), mean standard deviations inside a class "
             f"{real['spread']:.3f} and {mine['spread']:.3f}. {sum(v < top for v in values)} of "
@@ -233,7 +248,9 @@ class Diversity(Result):
     name = "diversity"
     figures = {"fig4_diversity": Figure("Figure 4: diversity of samples against real images",
                                         scatter, ["acgan-fig4", "acgan-4.2-d", "acgan-4.2-h"])}
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/02_diversity.ipynb #a6243c29
 def measure(subjects, images, classifier=None, pairs=100, per_class=100, null_per_class=40, seed=0,
@@ -242,7 +259,8 @@ def measure(subjects, images, classifier=None, pairs=100, per_class=100, null_pe
 
     The first subject is measured on `per_class` samples a class, the others on `null_per_class`.
     classifier: for the condition of the claims, or None. UserError for a class with one image."""
-    device, first = pick_device(device), next(iter(subjects))
+    device = pick_device(device)
+    first = next(iter(subjects))
     if images.labels.bincount(minlength=images.n_classes).min() < 2:
         raise UserError("a class of the real images has fewer than two: MS-SSIM inside a class "
                         "needs at least 2")
@@ -251,7 +269,8 @@ def measure(subjects, images, classifier=None, pairs=100, per_class=100, null_pe
     found = {who: [of_sampler(S, images, classifier, pairs, sizes[who], seed) for S in some]
              for who, some in subjects.items()}
     drawn, mine = found[first][0]
-    every, theirs = every_pair(few, device), every_pair(drawn, device)
+    every = every_pair(few, device)
+    theirs = every_pair(drawn, device)
     of_all = {"real": of_every(every, of_set(few, pairs, seed)["again"]),
               first: of_every(theirs, mine["again"])}
     return Diversity({"classes": images.classes, "pairs": pairs, "per_class": per_class,

@@ -18,21 +18,24 @@ from ..config import UserError
 
 # %% ../../nbs/analyses/08_every_class.ipynb #c7675490
 def accuracy_of(drawn, classifier):
-    """{class name: share that `classifier` names rightly} of the ImageSet `drawn`; classes without images are left out."""
+    """{class name: share that `classifier` names rightly} of the ImageSet `drawn`; classes without
+    images are left out."""
     right = classifiers.correct(classifier, drawn)
     shares = classifiers.by_class(right, drawn.labels, drawn.n_classes).tolist()
     return {drawn.classes[k]: shares[k] for k in drawn.labels.unique().tolist()}
 
 # %% ../../nbs/analyses/08_every_class.ipynb #6d025044
 def variety_of(drawn, pairs=100, seed=0):
-    """{class name: mean MS-SSIM of `pairs` pairs inside it} of the ImageSet `drawn`, for classes with images."""
+    """{class name: mean MS-SSIM of `pairs` pairs inside it} of the ImageSet `drawn`, for classes
+    with images."""
     found = similarity.mean_ms_ssim(drawn.images, drawn.labels, pairs, seed)
     return {drawn.classes[k]: mean for k, (mean, _) in found.items()}
 
 # %% ../../nbs/analyses/08_every_class.ipynb #69d86083
 def relative_distance(drawn, images, test, queries=50, bank=500, device="cpu"):
-    """{class name: median distance to the nearest of `bank` training `images` over that of `test` images}; None when
-    that is 0 or not known. Of each class the first `queries` images of `drawn` and of `test` are searched. Classes without images are left out."""
+    """{class name: median distance to the nearest of `bank` training `images` over that of `test`
+    images}; None when that is 0 or not known. Of each class the first `queries` images of `drawn`
+    and of `test` are searched. Classes without images are left out."""
     found = {}
     for k in drawn.labels.unique().tolist():
         name = drawn.classes[k]
@@ -44,26 +47,34 @@ def relative_distance(drawn, images, test, queries=50, bank=500, device="cpu"):
 
 # %% ../../nbs/analyses/08_every_class.ipynb #7939a4b5
 def frame(result):
-    """One row a class: class, accuracy, accuracy of real images, MS-SSIM, MS-SSIM of real images, distance, little variety."""
-    numbers, rows = result.numbers, []
+    """One row a class: class, accuracy, accuracy of real images, MS-SSIM, MS-SSIM of real images,
+    distance, little variety."""
+    numbers = result.numbers
+    rows = []
     for name in numbers["classes"]:
-        row = {key: numbers[key].get(name) for key in ("accuracy", "real accuracy", "ms_ssim", "real ms_ssim", "distance")}
+        row = {key: numbers[key].get(name)
+               for key in ("accuracy", "real accuracy", "ms_ssim", "real ms_ssim", "distance")}
         rows.append({"class": name} | row | {"little variety": name in numbers["little variety"]})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/08_every_class.ipynb #178cdb28
-COLUMNS = {"accuracy (%)": ".1f", "MS-SSIM": ".3f", "MS-SSIM, real images": ".3f", "distance to training set": ".2f"}
+COLUMNS = {"accuracy (%)": ".1f", "MS-SSIM": ".3f", "MS-SSIM, real images": ".3f",
+           "distance to training set": ".2f"}
 
 
 def page_rows(result, samples, shown=10):
-    """The rows for `figures.class_page`: the first `shown` images of every class of the ImageSet `samples`, with its numbers."""
-    numbers, rows = result.numbers, []
+    """The rows for `figures.class_page`: the first `shown` images of every class of the ImageSet
+    `samples`, with its numbers."""
+    numbers = result.numbers
+    rows = []
     for name in numbers["classes"]:
-        there, accuracy = name in numbers["ms_ssim"], numbers["accuracy"].get(name)
+        there = name in numbers["ms_ssim"]
+        accuracy = numbers["accuracy"].get(name)
         values = (None if accuracy is None else 100 * accuracy, numbers["ms_ssim"].get(name),
                   numbers["real ms_ssim"].get(name), numbers["distance"].get(name))
-        rows.append({"name": name, "images": samples.images[samples.of_class(name)[:shown]] if there else None,
-                     "flags": ["little variety"] * (name in numbers["little variety"]), "values": dict(zip(COLUMNS, values))})
+        rows.append({"name": name, "images": samples.images[samples.of_class(name)[:shown]] if there
+                     else None, "flags": ["little variety"] * (name in numbers["little variety"]),
+                     "values": dict(zip(COLUMNS, values))})
     return rows
 
 # %% ../../nbs/analyses/08_every_class.ipynb #7c053f62
@@ -71,7 +82,8 @@ def ranked(result):
     """Accuracy and MS-SSIM of all classes, samples and real images, each curve ranked by itself."""
     numbers = result.numbers
     fig, axes = figures.panels(columns=2, ratio=0.75)
-    for ax, key, scale, ylabel in ((axes[0], "accuracy", 100, f"accuracy of {numbers['classifier']} (%)"),
+    for ax, key, scale, ylabel in ((axes[0], "accuracy", 100,
+                                    f"accuracy of {numbers['classifier']} (%)"),
                                    (axes[1], "ms_ssim", 1, "mean MS-SSIM inside a class")):
         series = {}
         for name, values in (("fake", numbers[key]), ("real", numbers[f"real {key}"])):
@@ -86,9 +98,10 @@ def ranked(result):
 def captions(result):
     """{figure: caption}."""
     numbers = result.numbers
-    return {"every_class":
-            f"All {len(numbers['classes'])} classes, each curve ranked by itself: accuracy on {numbers['per class']} samples a "
-            f"class and on real test images, MS-SSIM of {numbers['pairs']} pairs. {len(numbers['little variety'])} classes have "
+    return {"every_class": f"All {len(numbers['classes'])} classes, each curve ranked by itself: "
+                           f"accuracy on {numbers['per class']} samples a "
+            f"class and on real test images, MS-SSIM of {numbers['pairs']} pairs. "
+            f"{len(numbers['little variety'])} classes have "
             f"little variety, {len(numbers['missing'])} have no trained member"}
 
 # %% ../../nbs/analyses/08_every_class.ipynb #49fc9a04
@@ -97,21 +110,28 @@ class EveryClass(Result):
     """Accuracy, variety and distance to the training set of every class of one generator."""
     name = "every_class"
     figures = {"every_class": Figure("Section 4.7: every class", ranked, ["acgan-4.7-a"])}
-    frame, captions = frame, captions
+    frame = frame
+    captions = captions
 
 # %% ../../nbs/analyses/08_every_class.ipynb #ba7c16a2
-def measure(samples, images, test, classifier, pairs=100, queries=50, bank=500, seed=0, device="cpu"):
-    """The `EveryClass` of the ImageSet `samples`; classes without samples count as missing. `queries` 0: no distances.
+def measure(samples, images, test, classifier, pairs=100, queries=50, bank=500, seed=0,
+            device="cpu"):
+    """The `EveryClass` of the ImageSet `samples`; classes without samples count as missing.
+    `queries` 0: no distances.
 
-    images, test: ImageSets trained on and held out, of the same classes. UserError for classes that `images` has not."""
+    images, test: ImageSets trained on and held out, of the same classes. UserError for classes that
+    `images` has not."""
     foreign = [name for name in samples.classes if name not in images.classes]
     if foreign:
         raise UserError(f"the samples have class {foreign[0]!r}, which {images.name} has not")
     each = int(samples.labels.bincount().max())
     few = test.take(torch.cat([test.of_class(k)[:each] for k in range(test.n_classes)]))
-    own, real = variety_of(samples, pairs, seed), variety_of(images, pairs, seed)
+    own = variety_of(samples, pairs, seed)
+    real = variety_of(images, pairs, seed)
     distance = relative_distance(samples, images, test, queries, bank, device) if queries else {}
-    return EveryClass({"classes": samples.classes, "missing": [name for name in samples.classes if name not in own],
-                       "accuracy": accuracy_of(samples, classifier), "real accuracy": accuracy_of(few, classifier),
-                       "ms_ssim": own, "real ms_ssim": real, "distance": distance, "little variety": latent.collapsed(own, real),
+    return EveryClass({"classes": samples.classes,
+                       "missing": [name for name in samples.classes if name not in own],
+                       "accuracy": accuracy_of(samples, classifier), "real accuracy": accuracy_of(
+                           few, classifier), "ms_ssim": own, "real ms_ssim": real,
+                       "distance": distance, "little variety": latent.collapsed(own, real),
                        "per class": each, "pairs": pairs, "classifier": classifier.name})

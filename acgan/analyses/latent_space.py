@@ -20,35 +20,44 @@ from ..data import ImageSet
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #1d143bfb
 def draw(subjects, steps=9, n_paths=30, n_rows=100, seed=0):
-    """(labels [P], paths {subject: [uint8 [P,steps,3,R,R]]}, tables {subject: [uint8 [n_rows,K,3,R,R]]}) of samplers with networks.
+    """(labels [P], paths {subject: [uint8 [P,steps,3,R,R]]}, tables {subject: [uint8
+    [n_rows,K,3,R,R]]}) of samplers with networks.
 
-    subjects: {name: [sampler]}, each sampler of one run; 'noise' and 'stored' are added. P is K times max(2, n_paths // K)."""
+    subjects: {name: [sampler]}, each sampler of one run; 'noise' and 'stored' are added. P is K
+    times max(2, n_paths // K)."""
     nets = {who: [S.networks(S.runs[0])[0] for S in some] for who, some in subjects.items()}
     K = len(next(iter(subjects.values()))[0].runs[0].classes)
     labels = [k for k in range(K) for _ in range(max(2, n_paths // K))]
-    paths = {who: [latent.paths(G, labels, steps, seed) for G in some] for who, some in nets.items()}
-    tables = {who: [latent.fixed_z(G, n_rows, range(K), seed) for G in some] for who, some in nets.items()}
+    paths = {who: [latent.paths(G, labels, steps, seed) for G in some]
+             for who, some in nets.items()}
+    tables = {who: [latent.fixed_z(G, n_rows, range(K), seed) for G in some]
+              for who, some in nets.items()}
     first = next(iter(nets))
     for kind, made in (("paths", paths), ("table", tables)):
         like = made[first][0].shape
-        made["noise"] = [torch.randint(0, 256, like, dtype=torch.uint8, generator=generator(seed, f"noise {kind}", i)) for i in range(3)]
+        made["noise"] = [torch.randint(0, 256, like, dtype=torch.uint8,
+                                       generator=generator(seed, f"noise {kind}", i))
+                         for i in range(3)]
     half = steps // 2
     paths["stored"] = [walk[:, [0] * half + [-1] * (steps - half)] for walk in paths[first]]
     return torch.tensor(labels), paths, tables
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #9fe3c122
 def named(classifier, pictures, labels, images):
-    """The share of pictures uint8 [a,b,3,R,R] that `classifier` names as `labels` [a*b] of the ImageSet `images`."""
+    """The share of pictures uint8 [a,b,3,R,R] that `classifier` names as `labels` [a*b] of the
+    ImageSet `images`."""
     drawn = ImageSet(pictures.flatten(0, 1), labels, images.classes, "drawn", "latent", "")
     return classifiers.correct(classifier, drawn).double().mean().item()
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #b278419c
 def numbers_of(walk, table, labels, own, images, classifier):
-    """{'share', 'steps', 'on paths'} of paths uint8 [P,T,3,R,R] with `labels` [P], and of `table` (or None) 'same', 'different', 'in table'.
+    """{'share', 'steps', 'on paths'} of paths uint8 [P,T,3,R,R] with `labels` [P], and of `table`
+    (or None) 'same', 'different', 'in table'.
 
     own: for each label of the network its index in `images.classes`."""
     every = own[labels].repeat_interleave(len(range(0, walk.shape[1], 2)))
-    found = {"share": latent.roughness(walk, labels)["share"].tolist(), "steps": latent.step_lengths(walk).tolist(),
+    found = {"share": latent.roughness(walk, labels)["share"].tolist(),
+             "steps": latent.step_lengths(walk).tolist(),
              "on paths": named(classifier, walk[:, ::2], every, images)}
     if table is not None:
         kept = latent.layout_kept(table)
@@ -58,21 +67,29 @@ def numbers_of(walk, table, labels, own, images, classifier):
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #0aef7ef4
 def frame(result):
-    """One row a training: subject, training, smooth paths (share), layout kept (same minus different z), recognised on paths, in table."""
+    """One row a training: subject, training, smooth paths (share), layout kept (same minus
+    different z), recognised on paths, in table."""
     rows = []
     for who, some in result.numbers["subjects"].items():
         for i, one in enumerate(some):
-            kept = statistics.fmean(one["same"]) - statistics.fmean(one["different"]) if "same" in one else None
-            rows.append({"subject": who, "training": i, "smooth": statistics.fmean(v < 0.5 for v in one["share"]),
-                         "layout kept": kept, "recognised on paths": one["on paths"], "recognised in table": one.get("in table")})
+            kept = (statistics.fmean(one["same"]) - statistics.fmean(one["different"])
+                    if "same" in one else None)
+            rows.append({"subject": who, "training": i,
+                         "smooth": statistics.fmean(v < 0.5 for v in one["share"]),
+                         "layout kept": kept, "recognised on paths": one["on paths"],
+                         "recognised in table": one.get("in table")})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #10ac2a64
 def evidence(result):
-    """acgan-4.5-b: the share of smooth paths; acgan-4.5-d: layouts, same z minus different z; both given that classes are recognised."""
-    arguments, ours, chance = {}, {}, result.numbers["chance"]
+    """acgan-4.5-b: the share of smooth paths; acgan-4.5-d: layouts, same z minus different z; both
+    given that classes are recognised."""
+    arguments = {}
+    ours = {}
+    chance = result.numbers["chance"]
     for who, rows in frame(result).groupby("subject", sort=False):
-        smooth, kept = rows["smooth"].tolist(), rows["layout kept"].dropna().tolist()
+        smooth = rows["smooth"].tolist()
+        kept = rows["layout kept"].dropna().tolist()
         given = nulls.above_chance(rows["recognised on paths"], chance)
         arguments[who] = {"acgan-4.5-b": {"values": smooth, "given": given}}
         ours[who] = {"acgan-4.5-b": f"{100 * statistics.fmean(smooth):.0f} % of paths smooth"}
@@ -84,31 +101,35 @@ def evidence(result):
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #6aa32631
 def path_steps(result):
-    """Change along the paths of the first training, and the longest step of every path with the stored control's."""
+    """Change along the paths of the first training, and the longest step of every path with the
+    stored control's."""
     fig, axes = figures.panels(columns=2, ratio=0.75)
     first = next(iter(result.numbers["subjects"]))
     lengths = torch.tensor(result.numbers["subjects"][first][0]["steps"])
     band = [lengths.quantile(q, 0).tolist() for q in (0.5, 0.05, 0.95)]
-    figures.curves(axes[0], {"median path": (list(range(1, lengths.shape[1] + 1)), *band)}, "step along the path",
-                   "change (grey levels a pixel)", looks={"median path": "fake"})
+    figures.curves(axes[0], {"median path": (list(range(1, lengths.shape[1] + 1)), *band)},
+                   "step along the path", "change (grey levels a pixel)",
+                   looks={"median path": "fake"})
     series = {}
     for label, who in (("generator", first), ("control that jumps", "stored")):
         share = sorted(v for one in result.numbers["subjects"][who] for v in one["share"])
         series[label] = share, [(i + 1) / len(share) for i in range(len(share))]
-    figures.curves(axes[1], series, "longest step / distance of unrelated samples", "share of paths",
-                   looks={"generator": "fake", "control that jumps": "control"})
+    figures.curves(axes[1], series, "longest step / distance of unrelated samples",
+                   "share of paths", looks={"generator": "fake", "control that jumps": "control"})
     axes[1].axvline(0.5, color=figures.COLORS["published"], linestyle=":", linewidth=1)
     return fig
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #f0496ea5
 def layout_histogram(result):
-    """Likeness of layouts across classes for the same z and for different ones, over all trainings."""
+    """Likeness of layouts across classes for the same z and for different ones, over all
+    trainings."""
     fig, (ax,) = figures.panels(columns=1, width="column", ratio=0.75)
     some = next(iter(result.numbers["subjects"].values()))
     for who, series in (("same", "fake"), ("different", "control")):
-        values, kind = [v for one in some for v in one[who]], figures.look(series)
-        ax.hist(values, bins=[i / 20 for i in range(-20, 21)], histtype="step", label=f"{who} z", color=kind["color"],
-                linestyle=kind["linestyle"], linewidth=1.4)
+        values = [v for one in some for v in one[who]]
+        kind = figures.look(series)
+        ax.hist(values, bins=[i / 20 for i in range(-20, 21)], histtype="step", label=f"{who} z",
+                color=kind["color"], linestyle=kind["linestyle"], linewidth=1.4)
     ax.set(xlabel="correlation of layouts across classes", ylabel="noise vectors")
     ax.legend()
     return fig
@@ -116,18 +137,22 @@ def layout_histogram(result):
 # %% ../../nbs/analyses/06_latent_space.ipynb #7e07e14d
 def captions(result):
     """{figure: caption}."""
-    table, first = frame(result).set_index("subject"), next(iter(result.numbers["subjects"]))
+    table = frame(result).set_index("subject")
+    first = next(iter(result.numbers["subjects"]))
     some = result.numbers["subjects"][first]
     gaps = [a - b for one in some for a, b in zip(one["same"], one["different"])]
     low, high = stats.bootstrap(gaps)
     smooth = {who: 100 * table.loc[[who], "smooth"].mean() for who in (first, "stored")}
-    return {"path_steps": f"Left: change between neighbours on {len(some[0]['share'])} paths of the first training (line: median, band: 5 to "
-                          f"95 %). Right: the longest step of each path of {len(some)} trainings as a share of the distance between unrelated "
-                          f"samples of its class; below 0.5 (dotted) we call a path smooth: {smooth[first]:.0f} % are, {smooth['stored']:.0f} % "
-                          "of the control.",
-            "layout_kept": "Likeness of layouts between classes, for images made from the same noise vector and from different ones, "
-                           f"{len(some)} trainings. Mean difference {statistics.fmean(gaps):.3f} (95 % interval over noise vectors "
-                           f"{low:.3f} to {high:.3f})."}
+    return {"path_steps": f"Left: change between neighbours on {len(some[0]['share'])} paths of "
+                          "the first training (line: median, band: 5 to "
+            f"95 %). Right: the longest step of each path of {len(some)} trainings as a share of "
+            "the distance between unrelated " "samples of its class; below 0.5 (dotted) we call a "
+                                              f"path smooth: {smooth[first]:.0f} % are, "
+                                              f"{smooth['stored']:.0f} % " "of the control.",
+            "layout_kept": "Likeness of layouts between classes, for images made from the same "
+                           "noise vector and from different ones, "
+            f"{len(some)} trainings. Mean difference {statistics.fmean(gaps):.3f} (95 % interval "
+            "over noise vectors " f"{low:.3f} to {high:.3f})."}
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #cc55d0f2
 @dataclass(frozen=True)
@@ -135,16 +160,21 @@ class LatentSpace(Result):
     """How even the paths through latent space are, and what a fixed z keeps across classes."""
     name = "latent_space"
     figures = {"path_steps": Figure("Section 4.5: are there jumps?", path_steps, ["acgan-4.5-b"]),
-               "layout_kept": Figure("Section 4.5: does z keep the layout?", layout_histogram, ["acgan-4.5-d"])}
-    frame, evidence, captions = frame, evidence, captions
+               "layout_kept": Figure("Section 4.5: does z keep the layout?", layout_histogram,
+                                     ["acgan-4.5-d"])}
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #a1d28073
 def measure(subjects, images, classifier, steps=9, n_paths=30, n_rows=100, seed=0):
-    """The `LatentSpace` of `subjects` {name: [sampler of one run]}; `images`: an ImageSet that names the classes for `classifier`."""
+    """The `LatentSpace` of `subjects` {name: [sampler of one run]}; `images`: an ImageSet that
+    names the classes for `classifier`."""
     labels, paths, tables = draw(subjects, steps, n_paths, n_rows, seed)
     names = next(iter(subjects.values()))[0].runs[0].classes
     own = torch.tensor([images.classes.index(name) for name in names])
-    found = {who: [numbers_of(walk, tables[who][i] if who in tables else None, labels, own, images, classifier)
-                   for i, walk in enumerate(walks)] for who, walks in paths.items()}
-    return LatentSpace({"subjects": found, "classes": names, "path classes": labels.tolist(), "chance": 1 / images.n_classes,
-                        "classifier": classifier.name})
+    found = {who: [numbers_of(walk, tables[who][i] if who in tables else None, labels, own, images,
+                              classifier) for i, walk in enumerate(walks)]
+             for who, walks in paths.items()}
+    return LatentSpace({"subjects": found, "classes": names, "path classes": labels.tolist(),
+                        "chance": 1 / images.n_classes, "classifier": classifier.name})

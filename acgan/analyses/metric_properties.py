@@ -40,7 +40,8 @@ def likeness(images, features, pairs=100, seed=0):
 
     Over random pairs inside the classes of the ImageSet `images`; features: float [N,F] of it;
     r: Spearman's, None where a column does not vary."""
-    f, inside = torch.nn.functional.normalize(features.double()), []
+    f = torch.nn.functional.normalize(features.double())
+    inside = []
     found = {"x": [], "y": [], "clusters": []}
     for k in range(images.n_classes):
         here = images.of_class(k)
@@ -78,7 +79,8 @@ def contrast(images, pairs=100, jitter=0.3, seed=0):
 def moved(change):
     """({measure: shift [K] in standard deviations over classes}, {measure: mean shift in per cent})
     of what `contrast` found."""
-    shifts, percent = {}, {}
+    shifts = {}
+    percent = {}
     for name, one in change.items():
         gaps = [abs(b - a) for a, b in zip(one["before"], one["after"])]
         shifts[name] = [gap / torch.tensor(one["before"]).std().item() for gap in gaps]
@@ -146,7 +148,8 @@ def compared_shifts(result):
 def evidence(result):
     """acgan-4.2-a: pairs with a negative term; -b: pairs a class; -c: the least varied class; -f
     (with a classifier) and -j."""
-    numbers, negative = result.numbers, result.numbers["negative"]
+    numbers = result.numbers
+    negative = result.numbers["negative"]
     shares = {who: 100 * sum(values) / len(values) for who, values in negative.items()}
     note = f"of sample pairs {shares['samples']:.1f} %" if "samples" in shares else ""
     found = {"acgan-4.2-a": Evidence(f"{shares['real']:.1f} % of real pairs have a negative term",
@@ -163,7 +166,8 @@ def evidence(result):
 class MetricProperties(Result):
     """Range, mark, likeness and robustness of MS-SSIM on real images."""
     name = "metric_properties"
-    frame, evidence = frame, evidence
+    frame = frame
+    evidence = evidence
 
 # %% ../../nbs/analyses/02c_metric_properties.ipynb #9271a308
 def measure(images, classifier=None, samples=None, pairs=100, per_class=100, null_per_class=40,

@@ -32,7 +32,8 @@ def nearest_of(drawn, bank, metric="l1", device="cpu"):
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #0b64e6c7
 def aligned(drawn, images):
-    """The ImageSet `drawn` with the class numbers of `images`, by name. UserError for a foreign class."""
+    """The ImageSet `drawn` with the class numbers of `images`, by name. UserError for a foreign
+    class."""
     foreign = [name for name in drawn.classes if name not in images.classes]
     if foreign:
         raise UserError(f"{drawn.name} has class {foreign[0]!r}, which {images.name} has not")
@@ -51,13 +52,15 @@ def real_draws(test, each, seed=0):
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #a7a8adb4
 def images_a_class(queries, labels, n_classes):
-    """The size of each draw: ceil(queries / n_classes), or half of the rarest class among `labels` [n]."""
+    """The size of each draw: ceil(queries / n_classes), or half of the rarest class among `labels`
+    [n]."""
     counts = torch.bincount(labels)
     return max(1, min(-(-queries // n_classes), int(counts[counts > 0].min()) // 2))
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #f8b03886
 def stored_images(images, each, bank=300, seed=0):
-    """`each` of the first `bank` images of every class of `images`, with -4 to 4 grey levels of noise."""
+    """`each` of the first `bank` images of every class of `images`, with -4 to 4 grey levels of
+    noise."""
     picks = []
     for k in range(images.n_classes):
         mine = images.of_class(k)[:bank]
@@ -74,12 +77,15 @@ def part_of_classes(images, bank=300):
     return images.take(torch.cat([images.of_class(k)[:bank] for k in range(images.n_classes)]))
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #d3a3917c
-HELD_OUT, STORED, UNSEEN = "held-out real images", "stored training images", "unseen real images"
+HELD_OUT = "held-out real images"
+STORED = "stored training images"
+UNSEEN = "unseen real images"
 LOOKS = {HELD_OUT: "real", STORED: "control", UNSEEN: "published"}
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #f03fd2a1
 def measured_sets(name, samples, images, test, each, bank=300, seed=0, device="cpu"):
-    """{'l1': {set: distances}, 'ms_ssim': {set: distances}} of `samples` (called `name`) and the controls.
+    """{'l1': {set: distances}, 'ms_ssim': {set: distances}} of `samples` (called `name`) and the
+    controls.
 
     UserError for fewer than two samples or held-out images."""
     held_out, unseen = real_draws(test, each, seed)
@@ -88,26 +94,30 @@ def measured_sets(name, samples, images, test, each, bank=300, seed=0, device="c
     sets = {who: one for who, one in sets.items() if len(one) > 1}
     lost = [who for who in (name, HELD_OUT) if who not in sets]
     if lost:
-        raise UserError(f"distances are compared over at least 2 images: there are too few {lost[0]}")
+        raise UserError("distances are compared over at least 2 images: there are too few "
+                        f"{lost[0]}")
     part = part_of_classes(images, bank)
     few = {who: one.take(range(0, len(one), max(1, len(one) // 60))) for who, one in sets.items()}
     return {"l1": {who: nearest_of(one, images, "l1", device)[0] for who, one in sets.items()},
-            "ms_ssim": {who: nearest_of(one, part, "ms_ssim", device)[0] for who, one in few.items()}}
+            "ms_ssim": {who: nearest_of(one, part, "ms_ssim", device)[0]
+                        for who, one in few.items()}}
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #67a11787
 def measured_subject(samplers, images, each, classifier=None, seed=0, device="cpu"):
-    """{'l1': [distances of each of `samplers`], 'given': see `nulls.recognised`, None without classifier}."""
+    """{'l1': [distances of each of `samplers`], 'given': see `nulls.recognised`, None without
+    classifier}."""
     sets = [S.sample_set(each, seed) for S in samplers]
     near = [nearest_of(aligned(one, images), images, "l1", device)[0] for one in sets]
     if classifier is None:
         return {"l1": near, "given": None}
-    shares = [classifiers.by_class(classifiers.correct(classifier, one), one.labels, one.n_classes).tolist()
-              for one in sets]
+    shares = [classifiers.by_class(classifiers.correct(classifier, one), one.labels,
+                                   one.n_classes).tolist() for one in sets]
     return {"l1": near, "given": nulls.recognised(samplers, shares)}
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #5805e14c
 def frame(result):
-    """One row a distance and a set: n, median relative to held-out images, copies (%), KS test, verdict."""
+    """One row a distance and a set: n, median relative to held-out images, copies (%), KS test,
+    verdict."""
     rows = []
     for metric, key in (("L1", "l1"), ("1 - MS-SSIM", "ms_ssim")):
         sets = result.numbers[key]
@@ -123,7 +133,8 @@ def frame(result):
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #0cf13036
 def excess_copies(result):
-    """({subject: [share of copies minus that of held-out images, a training]}, that share, their median)."""
+    """({subject: [share of copies minus that of held-out images, a training]}, that share, their
+    median)."""
     usual = torch.tensor(result.numbers["l1"][HELD_OUT], dtype=torch.float64)
     mark = 0.5 * usual.median()
     base = (usual < mark).double().mean().item()
@@ -153,27 +164,35 @@ def obstacle(result):
     if len(result.numbers["l1"][HELD_OUT]) >= 20 and table.get(("L1", STORED)) != "memorised":
         return "the control that stores training images was not caught"
     if any(one["given"] is None for one in result.numbers["subjects"].values()):
-        return "no classifier says whether the samples show their classes, and noise is far from every image"
+        return ("no classifier says whether the samples show their classes, and noise is far from "
+                "every image")
     return ""
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #62f81160
 def evidence(result):
-    """acgan-4.5-a: copies among samples minus those of held-out images, given that classes are recognised."""
-    first, excess, said = next(iter(result.numbers["subjects"])), excess_copies(result)[0], texts(result)
+    """acgan-4.5-a: copies among samples minus those of held-out images, given that classes are
+    recognised."""
+    first = next(iter(result.numbers["subjects"]))
+    excess = excess_copies(result)[0]
+    said = texts(result)
     verdicts = frame(result).set_index(["distance", "images"])["verdict"]
-    mine = [f"first seed by copies: {verdicts['L1', first]} (L1), {verdicts['1 - MS-SSIM', first]} (MS-SSIM)"]
-    note = "; ".join(mine + [f"{who}: {word}" for who, word in verdicts["L1"].items() if who != first])
+    mine = [f"first seed by copies: {verdicts['L1', first]} (L1), {verdicts['1 - MS-SSIM', first]} "
+            "(MS-SSIM)"]
+    note = "; ".join(mine + [f"{who}: {word}"
+                             for who, word in verdicts["L1"].items() if who != first])
     reason = obstacle(result)
     if reason:
         return {"acgan-4.5-a": Evidence(said[first], note=note, undecided=reason)}
-    arguments = {who: {"acgan-4.5-a": {"values": some, "given": result.numbers["subjects"][who]["given"]}}
+    arguments = {who: {"acgan-4.5-a": {"values": some,
+                                       "given": result.numbers["subjects"][who]["given"]}}
                  for who, some in excess.items()}
     ours = {who: {"acgan-4.5-a": text} for who, text in said.items()}
     return evidence_of(arguments, ours, {"acgan-4.5-a": note})
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #48b9beac
 def distances(result):
-    """The share of images that are at most so far from the training set, for samples and controls."""
+    """The share of images that are at most so far from the training set, for samples and
+    controls."""
     fig, axes = figures.panels(columns=2, ratio=0.8)
     looks = LOOKS | {next(iter(result.numbers["subjects"])): "fake"}
     xlabels = {"l1": "L1 to the nearest training image (grey levels)",
@@ -184,18 +203,19 @@ def distances(result):
             series[who] = sorted(v), [(i + 1) / len(v) for i in range(len(v))]
         figures.curves(ax, series, xlabel, "share of images at most this far", looks=looks)
         ax.get_legend().remove()
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
+               frameon=False)
     return fig
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #9fc9f418
 def captions(result):
     """{figure: caption}."""
     first = next(iter(result.numbers["subjects"]))
-    return {"neighbour_distances":
-            "How far the nearest training image of the same class is: samples "
-            f"({len(result.numbers['l1'][first]):,} of the first training), two draws of real images that were "
-            "not trained on, and copies of training images. A curve to the left of the held-out images' would "
-            "be the sign of memorising"}
+    return {"neighbour_distances": "How far the nearest training image of the same class is: "
+                                   "samples " f"({len(result.numbers['l1'][first]):,} of the first "
+                                              "training), two draws of real images that were "
+            "not trained on, and copies of training images. A curve to the left of the held-out "
+            "images' would " "be the sign of memorising"}
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #b7a714ca
 @dataclass(frozen=True)
@@ -204,24 +224,31 @@ class Neighbours(Result):
     name = "neighbours"
     figures = {"neighbour_distances": Figure("Section 4.5: distance to the training set", distances,
                                              ["acgan-4.5-a"], ("l1", "ms_ssim"))}
-    frame, evidence, captions = frame, evidence, captions
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #2ecfb261
 def measure(subjects, images, test, classifier=None, queries=200, bank=300, seed=0, device="cpu"):
-    """The `Neighbours` of `subjects` {name: [sampler]}; of nulls, the later subjects, at most 10 a class.
+    """The `Neighbours` of `subjects` {name: [sampler]}; of nulls, the later subjects, at most 10 a
+    class.
 
-    images, test: ImageSets trained on and held out. queries: samples, and held-out images, searched by L1
-    among all `images`; bank: images a class searched by MS-SSIM. classifier: None leaves the claim undecided."""
+    images, test: ImageSets trained on and held out. queries: samples, and held-out images, searched
+    by L1 among all `images`; bank: images a class searched by MS-SSIM. classifier: None leaves the
+    claim undecided."""
     first = next(iter(subjects))
-    S, test = subjects[first][0], aligned(test, images)
-    known = [class_index(images.classes, name, images.name) for name in S.classes if name not in S.missing]
+    S = subjects[first][0]
+    test = aligned(test, images)
+    known = [class_index(images.classes, name, images.name)
+             for name in S.classes if name not in S.missing]
     test = test.take(torch.isin(test.labels, torch.tensor(known)).nonzero()[:, 0])
     if not len(test):
         raise UserError(f"{test.name} holds no image of the classes of {first!r} to compare with")
     each = images_a_class(queries, test.labels, len(known))
     samples = aligned(S.sample_set(each, seed), images)
-    found = {who: measured_subject(some, images, each if who == first else min(each, 10), classifier, seed, device)
-             for who, some in subjects.items()}
+    found = {who: measured_subject(some, images, each if who == first else min(each, 10),
+                                   classifier, seed, device) for who, some in subjects.items()}
     sets = measured_sets(first, samples, images, test, each, bank, seed, device)
-    return Neighbours(sets | {"subjects": found, "images a class": each, "bank": bank, "searched": len(images),
+    return Neighbours(sets | {"subjects": found, "images a class": each, "bank": bank,
+                              "searched": len(images),
                               "classifier": classifier and classifier.name})

@@ -20,19 +20,23 @@ from .result import Evidence, Figure, Result
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #70e3898c
 def has_failed(inside, real, d_loss=None):
-    """Did a GAN fail? inside, real: MS-SSIM of its samples and of real images; d_loss: D's loss at the end in nats, or None."""
+    """Did a GAN fail? inside, real: MS-SSIM of its samples and of real images; d_loss: D's loss at
+    the end in nats, or None."""
     lost = d_loss is not None and d_loss < 0.1
     return bool(lost or inside > latent.collapse_mark(real, 0.5))
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #2d558fc1
 def one_run(sampler, images, per_class=60, pairs=100, seed=0):
-    """{'class', 'seed', 'MS-SSIM', 'real', "D's loss", 'failed'} of a sampler of one class of the ImageSet `images`."""
-    name, runs = sampler.classes[0], getattr(sampler, "runs", [])
+    """{'class', 'seed', 'MS-SSIM', 'real', "D's loss", 'failed'} of a sampler of one class of the
+    ImageSet `images`."""
+    name = sampler.classes[0]
+    runs = getattr(sampler, "runs", [])
     both = sampler.sample(name, per_class, seed), images.images[images.of_class(name)[:per_class]]
-    inside, real = (similarity.mean_ms_ssim(x, torch.zeros(len(x), dtype=torch.int64), pairs, seed)[0][0] for x in both)
+    inside, real = (similarity.mean_ms_ssim(x, torch.zeros(len(x), dtype=torch.int64), pairs,
+                                            seed)[0][0] for x in both)
     d_loss = runs[0].log()[-1]["d_loss"] if runs else None
-    return {"class": name, "seed": runs[0].gan.seed if runs else None, "MS-SSIM": inside, "real": real, "D's loss": d_loss,
-            "failed": has_failed(inside, real, d_loss)}
+    return {"class": name, "seed": runs[0].gan.seed if runs else None, "MS-SSIM": inside,
+            "real": real, "D's loss": d_loss, "failed": has_failed(inside, real, d_loss)}
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #fde90dd3
 def control_failed(result):
@@ -46,19 +50,25 @@ def frame(result):
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #bbc99e7f
 def share_failed(result):
-    """(failed, runs, low, high): how many runs failed, and Wilson's 95 % interval of their share."""
-    failed, n = sum(one["failed"] for one in result.numbers["runs"]), len(result.numbers["runs"])
+    """(failed, runs, low, high): how many runs failed, and Wilson's 95 % interval of their
+    share."""
+    failed = sum(one["failed"] for one in result.numbers["runs"])
+    n = len(result.numbers["runs"])
     wilson = scipy.stats.binomtest(failed, n).proportion_ci(method="wilson")
     return failed, n, float(wilson.low), float(wilson.high)
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #2aff8ad6
 def evidence(result):
-    """acgan-4.6-d: 1 for each run that failed and 0 for each that did not; the AC-GANs' classes are the null."""
+    """acgan-4.6-d: 1 for each run that failed and 0 for each that did not; the AC-GANs' classes are
+    the null."""
     failed, n, _, _ = share_failed(result)
-    control, names = control_failed(result), {one["class"] for one in result.numbers["runs"]}
-    null = {"AC-GAN": (f"{sum(control)} of {len(control)} classes failed", {"cases": [float(v) for v in control]})}
+    control = control_failed(result)
+    names = {one["class"] for one in result.numbers["runs"]}
+    null = {"AC-GAN": (f"{sum(control)} of {len(control)} classes failed",
+                       {"cases": [float(v) for v in control]})}
     per_run = len({one["class"] for one in result.numbers["control"]})
-    note = f"{len(names)} classes; the control by the MS-SSIM part of the rule, {len(control) // max(1, per_run)} runs"
+    note = (f"{len(names)} classes; the control by the MS-SSIM part of the rule, "
+            f"{len(control) // max(1, per_run)} runs")
     cases = [float(one["failed"]) for one in result.numbers["runs"]]
     return {"acgan-4.6-d": Evidence(f"{failed} of {n} runs failed", {"cases": cases},
                                     null, note)}
@@ -70,7 +80,8 @@ def dots(ax, result, what):
     alone = list(dict.fromkeys(one["class"] for one in runs))
     for series, state, text in (("fake", False, "not failed"), ("control", True, "failed")):
         some = [one for one in runs if one["failed"] == state]
-        ax.plot([alone.index(one["class"]) for one in some], [math.nan if one[what] is None else one[what] for one in some],
+        ax.plot([alone.index(one["class"]) for one in some],
+                [math.nan if one[what] is None else one[what] for one in some],
                 label=f"{text} ({len(some)})", **figures.look(series) | {"linestyle": "none"})
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #8ccc1eb9
@@ -80,14 +91,16 @@ def both_halves(result):
     alone = list(dict.fromkeys(one["class"] for one in result.numbers["runs"]))
     for ax, what in zip(axes, ("MS-SSIM", "D's loss")):
         dots(ax, result, what)
-        ax.set_xticks(range(len(alone)), [figures.wrap(fig, name, 240 // len(alone), 6) for name in alone], fontsize=6)
+        ax.set_xticks(range(len(alone)),
+                      [figures.wrap(fig, name, 240 // len(alone), 6) for name in alone], fontsize=6)
         ax.set_xlim(-0.5, len(alone) - 0.5)
     real = {one["class"]: one["real"] for one in reversed(result.numbers["runs"])}
     axes[0].plot(range(len(alone)), [real[name] for name in alone], label="real images",
                  **figures.look("real") | {"linestyle": "none", "marker": "_", "markersize": 14})
     axes[0].set(ylim=(0, 1), ylabel="mean MS-SSIM of samples")
     losses = [one["D's loss"] for one in result.numbers["runs"] if one["D's loss"] is not None]
-    axes[1].set(ylim=(0, 1.1 * max(2 * math.log(2), *losses, 0)), ylabel="D's loss at the end (nats)")
+    axes[1].set(ylim=(0, 1.1 * max(2 * math.log(2), *losses, 0)),
+                ylabel="D's loss at the end (nats)")
     blind = {"color": figures.COLORS["published"], "linestyle": "--", "linewidth": 0.9}
     axes[1].axhline(2 * math.log(2), label="D cannot tell (2 log 2)", **blind)
     axes[1].axhline(0.1, color="#cc3311", linestyle=":", linewidth=1.2, label="failed below 0.1")
@@ -98,32 +111,36 @@ def both_halves(result):
 # %% ../../nbs/analyses/07b_one_class.ipynb #45ee760f
 def captions(result):
     """{figure: caption}."""
-    numbers, control = result.numbers, control_failed(result)
+    numbers = result.numbers
+    control = control_failed(result)
     failed, n, _, _ = share_failed(result)
     steps = f" for {numbers['steps']:,} steps" if numbers["steps"] else ""
     longer = f" ({numbers['control steps']:,} steps)" if numbers.get("control steps") else ""
-    return {"one_class_gans": "GANs without class terms, each trained on the images of one class at "
-                              f"{numbers['resolution']} pixels{steps}. "
-                              f"{failed} of {n} runs failed: D's loss below 0.1, or MS-SSIM above 0.5 and well above the "
-                              "real images'. "
-                              f"Control: by the second half of this rule {sum(control)} of {len(control)} classes of the "
-                              "AC-GANs with "
-                              f"{numbers['control classes']} classes failed{longer}."}
+    return {"one_class_gans": "GANs without class terms, each trained on the images of one class "
+                              "at " f"{numbers['resolution']} pixels{steps}. "
+            f"{failed} of {n} runs failed: D's loss below 0.1, or MS-SSIM above 0.5 and well above "
+            "the " "real images'. " f"Control: by the second half of this rule {sum(control)} of "
+                                    f"{len(control)} classes of the " "AC-GANs with "
+            f"{numbers['control classes']} classes failed{longer}."}
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #8f34fc32
 @dataclass(frozen=True)
 class OneClass(Result):
     """Which of the GANs on a single class failed, and how often classes of an AC-GAN do."""
     name = "one_class"
-    figures = {"one_class_gans": Figure("Section 4.6: ordinary GANs on one class", both_halves, ["acgan-4.6-d"])}
-    frame, evidence, captions = frame, evidence, captions
+    figures = {"one_class_gans": Figure("Section 4.6: ordinary GANs on one class", both_halves,
+                                        ["acgan-4.6-d"])}
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #2816b545
 def measure(samplers, images, control, per_class=60, pairs=100, seed=0, control_steps=None):
     """The `OneClass` of `samplers` (of one class each) of the ImageSet `images`.
 
-    control: [{'class', 'MS-SSIM', 'real'}] of the classes of conditional GANs, trained for `control_steps` (None: not known)."""
+    control: [{'class', 'MS-SSIM', 'real'}] of the classes of conditional GANs, trained for
+    `control_steps` (None: not known)."""
     rows = [one_run(sampler, images, per_class, pairs, seed) for sampler in samplers]
-    facts = {"control classes": len({one["class"] for one in control}), "control steps": control_steps,
-             "resolution": images.resolution}
+    facts = {"control classes": len({one["class"] for one in control}),
+             "control steps": control_steps, "resolution": images.resolution}
     return OneClass({"runs": rows, "control": list(control)} | facts | trained_for(samplers[0]))

@@ -16,37 +16,46 @@ from .result import Evidence, Figure, Result
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #8ecaa954
 def history(run, classes):
-    """{'step': [...], 'MS-SSIM': [...]} of the looks in the log of a run: the mean over `classes` (names) at each step."""
+    """{'step': [...], 'MS-SSIM': [...]} of the looks in the log of a run: the mean over `classes`
+    (names) at each step."""
     looks = [line for line in run.log() if "probe" in line]
-    means = [sum(line["probe"]["ms_ssim"][name] for name in classes) / len(classes) for line in looks]
+    means = [sum(line["probe"]["ms_ssim"][name] for name in classes) / len(classes)
+             for line in looks]
     return {"step": [line["step"] for line in looks], "MS-SSIM": means}
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #57065b48
 def fate(steps, values, last, limit, warm_up=0.25):
-    """{'collapsed', 'recovered'} of MS-SSIM `values` at `steps` of a run of `last` steps; see the text for the two words."""
+    """{'collapsed', 'recovered'} of MS-SSIM `values` at `steps` of a run of `last` steps; see the
+    text for the two words."""
     late = [value for step, value in zip(steps, values, strict=True) if step > warm_up * last]
-    fell = next((i for i, v in enumerate(late[:-1]) if v > limit and any(w <= limit for w in late[:i])), None)
-    return {"collapsed": fell is not None, "recovered": fell is not None and min(late[fell:]) < 0.8 * limit}
+    fell = next((i for i, v in enumerate(late[:-1])
+                 if v > limit and any(w <= limit for w in late[:i])), None)
+    return {"collapsed": fell is not None,
+            "recovered": fell is not None and min(late[fell:]) < 0.8 * limit}
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #3e158285
 def frame(result):
     """One row a run: classes, seed, looks, MS-SSIM at the last of them, collapsed, recovered."""
-    rows = [{"classes": one["classes"], "seed": one["seed"], "looks": len(one["step"]), "MS-SSIM at the end": one["MS-SSIM"][-1],
-             "collapsed": one["collapsed"], "recovered": one["recovered"]} for one in result.numbers["runs"]]
+    rows = [{"classes": one["classes"], "seed": one["seed"], "looks": len(one["step"]),
+             "MS-SSIM at the end": one["MS-SSIM"][-1], "collapsed": one["collapsed"],
+             "recovered": one["recovered"]} for one in result.numbers["runs"]]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #ccdc4dfe
 def said(result):
     """How many of the runs that collapsed have recovered, in words."""
-    collapsed, recovered = (sum(one[what] for one in result.numbers["runs"]) for what in ("collapsed", "recovered"))
-    return f"{recovered} of {collapsed} runs that were varied and then collapsed recovered" if collapsed else \
-        "no run was varied and then collapsed"
+    collapsed, recovered = (sum(one[what] for one in result.numbers["runs"])
+                            for what in ("collapsed", "recovered"))
+    return (f"{recovered} of {collapsed} runs that were varied and then collapsed recovered"
+            if collapsed else "no run was varied and then collapsed")
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #15e352af
 def evidence(result):
-    """acgan-4.6-f: of the runs that collapsed, 1 for each that recovered and 0 for each that did not."""
+    """acgan-4.6-f: of the runs that collapsed, 1 for each that recovered and 0 for each that did
+    not."""
     cases = [float(one["recovered"]) for one in result.numbers["runs"] if one["collapsed"]]
-    nulls = {"untrained": ("never varied", {"cases": []}), "noise": ("never collapsed", {"cases": []})}
+    nulls = {"untrained": ("never varied", {"cases": []}),
+             "noise": ("never collapsed", {"cases": []})}
     return {"acgan-4.6-f": Evidence(said(result), {"cases": cases}, nulls)}
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #cac4e740
@@ -58,15 +67,19 @@ def lines_of_runs(result):
     for one in numbers["runs"]:
         at = counts.index(one["classes"])
         ax.plot(one["step"], one["MS-SSIM"], color=cm.viridis(at / max(len(counts) - 1, 1) * 0.8),
-                linestyle=["-", "--", "-.", ":"][at % 4],
-                marker="osD^vPx"[at % 7], linewidth=1, markersize=3, label=f"{one['classes']} classes")
-    levels = {"collapsed above": (numbers["limit"], ":"), "recovered below": (0.8 * numbers["limit"], (0, (1, 4)))}
+                linestyle=["-", "--", "-.", ":"][at % 4], marker="osD^vPx"[at % 7], linewidth=1,
+                markersize=3, label=f"{one['classes']} classes")
+    levels = {"collapsed above": (numbers["limit"], ":"),
+              "recovered below": (0.8 * numbers["limit"], (0, (1, 4)))}
     for text, (level, style) in levels.items():
-        ax.axhline(level, color="#cc3311", linestyle=style, linewidth=1.2, label=f"{text} {level:.2f}")
-    ax.axhline(numbers["real"], color=figures.COLORS["real"], linestyle="--", linewidth=1, label="real images")
+        ax.axhline(level, color="#cc3311", linestyle=style, linewidth=1.2,
+                   label=f"{text} {level:.2f}")
+    ax.axhline(numbers["real"], color=figures.COLORS["real"], linestyle="--", linewidth=1,
+               label="real images")
     by_label = dict(zip(*ax.get_legend_handles_labels()[::-1]))
     fig.legend(by_label.values(), by_label.keys(), loc="outside upper center", ncols=2)
-    ax.set(xlabel="step", ylabel=f"mean MS-SSIM, first {len(numbers['measured'])} classes", ylim=(0, 1))
+    ax.set(xlabel="step", ylabel=f"mean MS-SSIM, first {len(numbers['measured'])} classes",
+           ylim=(0, 1))
     return fig
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #34f2ba81
@@ -74,28 +87,33 @@ def captions(result):
     """{figure: caption}."""
     looks = f", {result.numbers['looked at']} at each look" if result.numbers["looked at"] else ""
     return {"collapse_and_recovery": f"Through training, one line a run{looks}. After the first "
-                                     f"{100 * result.numbers['warm up']:.0f} % of the steps, {said(result)}."}
+            f"{100 * result.numbers['warm up']:.0f} % of the steps, {said(result)}."}
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #7a53b34d
 @dataclass(frozen=True)
 class Recovery(Result):
     """The history of MS-SSIM in each training: who collapsed, and who recovered."""
     name = "recovery"
-    figures = {"collapse_and_recovery": Figure("Section 4.6: do collapsed generators recover?", lines_of_runs, ["acgan-4.6-f"])}
-    frame, evidence, captions = frame, evidence, captions
+    figures = {"collapse_and_recovery": Figure("Section 4.6: do collapsed generators recover?",
+                                               lines_of_runs, ["acgan-4.6-f"])}
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #00923153
 def measure(runs, classes, real, mark=0.25, warm_up=0.25, looked_at=""):
-    """The `Recovery` of trained `runs` {number of classes: [run]}, looked at on `classes` (names), whose real images have
-    MS-SSIM `real`.
+    """The `Recovery` of trained `runs` {number of classes: [run]}, looked at on `classes` (names),
+    whose real images have MS-SSIM `real`.
 
-    mark: the paper's line; warm_up: share of the steps whose looks do not count; looked_at: what the probe took, for the
-    caption ('20 samples')."""
-    limit, found = latent.collapse_mark(real, mark), []
+    mark: the paper's line; warm_up: share of the steps whose looks do not count; looked_at: what
+    the probe took, for the caption ('20 samples')."""
+    limit = latent.collapse_mark(real, mark)
+    found = []
     for n, some in runs.items():
         for run in some:
             seen = history(run, classes)
             ends = fate(seen["step"], seen["MS-SSIM"], run.step, limit, warm_up)
             found.append({"classes": n, "seed": run.gan.seed} | seen | ends)
-    facts = {"limit": limit, "real": real, "measured": list(classes), "warm up": warm_up, "looked at": looked_at}
+    facts = {"limit": limit, "real": real, "measured": list(classes), "warm up": warm_up,
+             "looked at": looked_at}
     return Recovery({"runs": found} | facts)

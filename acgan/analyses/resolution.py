@@ -31,29 +31,36 @@ RESIZE_WORDS = {"tf1": "every k-th pixel", "antialias": "averaged"}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5d661e29
 def first_of_each(images, n):
-    """The ImageSet of the first `n` images of every class, class by class. UserError when a class has fewer."""
+    """The ImageSet of the first `n` images of every class, class by class. UserError when a class
+    has fewer."""
     least = int(images.labels.bincount(minlength=images.n_classes).min())
     if least < n:
-        raise UserError(f"{images.name} has only {least} images of one of its classes, {n} are needed")
+        raise UserError(f"{images.name} has only {least} images of one of its classes, {n} are "
+                        "needed")
     return images.take(torch.cat([images.of_class(k)[:n] for k in range(images.n_classes)]))
 
 # %% ../../nbs/analyses/01_resolution.ipynb #ecb768d4
 def drawn(sampler, classes, n, seed=0):
-    """`n` samples of every class as an ImageSet. UserError when the sampler has other `classes`, or too few images of one."""
+    """`n` samples of every class as an ImageSet. UserError when the sampler has other `classes`, or
+    too few images of one."""
     if list(sampler.classes) != list(classes) or None in sampler.owners():
-        raise UserError("a sampler must have the classes of the real images, and a trained run for each of them")
+        raise UserError("a sampler must have the classes of the real images, and a trained run for "
+                        "each of them")
     return first_of_each(sampler.sample_set(n, seed), n)
 
 # %% ../../nbs/analyses/01_resolution.ipynb #4221a4b6
 def training(sampler, classifier, classes, sizes, n, seed=0):
-    """{'owners' [K], 'accuracy' [S,K] in per cent} of `n` samples a class at each of `sizes`, by the paper's resize."""
+    """{'owners' [K], 'accuracy' [S,K] in per cent} of `n` samples a class at each of `sizes`, by
+    the paper's resize."""
     some = drawn(sampler, classes, n, seed)
     right = classifiers.accuracy_by_resolution(classifier, some, sizes)
-    return {"owners": sampler.owners(), "accuracy": (100 * classifiers.by_class(right, some.labels, len(classes))).tolist()}
+    return {"owners": sampler.owners(),
+            "accuracy": (100 * classifiers.by_class(right, some.labels, len(classes))).tolist()}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5a6d00c4
 def compared(own, sizes):
-    """[(set, position of a size, set, position)] to be compared; `own`: the size of each set's images."""
+    """[(set, position of a size, set, position)] to be compared; `own`: the size of each set's
+    images."""
     at = [sizes.index(r) for r in own]
     steps = [(s, i + 1, s, i) for s in range(len(own)) for i in range(len(sizes) - 1)]
     quarters = [(s, i, s, i - 2) for s, i in enumerate(at)]
@@ -62,7 +69,8 @@ def compared(own, sizes):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #c2b656d3
 def p_values(right, each, pairs, units):
-    """{'classes', 'images': [p]} of `pairs`, corrected by Holm; `right`: bool [S,N] and `each`: [S,K] of every set."""
+    """{'classes', 'images': [p]} of `pairs`, corrected by Holm; `right`: bool [S,N] and `each`:
+    [S,K] of every set."""
     over_classes = [each[a][i] - each[b][j] for a, i, b, j in pairs]
     over_images = [right[a][i].double() - right[b][j].double() for a, i, b, j in pairs]
     return {"classes": classifiers.holm([classifiers.sign_flip(d, units) for d in over_classes]),
@@ -70,22 +78,27 @@ def p_values(right, each, pairs, units):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #051ee05b
 def units_of(sampler):
-    """[K]: a number for each class of `sampler`, the same for classes of one run; if all are of one run, each its own."""
+    """[K]: a number for each class of `sampler`, the same for classes of one run; if all are of one
+    run, each its own."""
     owners = sampler.owners()
     names = list(dict.fromkeys(owners))
     return [names.index(owner) for owner in owners] if len(names) > 1 else list(range(len(owners)))
 
 # %% ../../nbs/analyses/01_resolution.ipynb #09113b75
 def closely(sets, classifier, sizes, units, subsets=10, seed=0):
-    """The numbers of `sets` [ImageSet], the real one first, by resize, set and size: accuracy by class, sd over subsets, limits, p."""
-    K, pairs = sets[0].n_classes, compared([some.resolution for some in sets], sizes)
+    """The numbers of `sets` [ImageSet], the real one first, by resize, set and size: accuracy by
+    class, sd over subsets, limits, p."""
+    K = sets[0].n_classes
+    pairs = compared([some.resolution for some in sets], sizes)
     found = {"accuracy": {}, "sd": {}, "limits": {}, "p": {}}
     for how in RESIZE_WORDS:
         right = [classifiers.accuracy_by_resolution(classifier, some, sizes, how) for some in sets]
         each = [100 * classifiers.by_class(seen, some.labels, K) for seen, some in zip(right, sets)]
         found["accuracy"][how] = [table.tolist() for table in each]
-        found["sd"][how] = [(100 * classifiers.by_subset(seen, subsets, seed).std(1)).tolist() for seen in right]
-        found["limits"][how] = [[stats.bootstrap(row.numpy(), clusters=units, draws=2000) for row in table] for table in each]
+        found["sd"][how] = [(100 * classifiers.by_subset(seen, subsets, seed).std(1)).tolist()
+                            for seen in right]
+        found["limits"][how] = [[stats.bootstrap(row.numpy(), clusters=units, draws=2000)
+                                 for row in table] for table in each]
         found["p"][how] = p_values(right, each, pairs, units)
         if how == "tf1":
             found["real by subset"] = classifiers.by_subset(right[0], subsets, seed).T.tolist()
@@ -93,7 +106,8 @@ def closely(sets, classifier, sizes, units, subsets=10, seed=0):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5c49bb90
 def came_back(images, size):
-    """The share of the ImageSet `images` that is the same after it was resized to `size` pixels and back."""
+    """The share of the ImageSet `images` that is the same after it was resized to `size` pixels and
+    back."""
     again = classifiers.at_resolution(images.images, size, images.resolution)
     return (again == images.images).flatten(1).all(1).double().mean().item()
 
@@ -102,103 +116,130 @@ def check_sizes(own):
     """UserError unless the sets' sizes `own`, the real images' first, are R, R and perhaps R/2."""
     R, *others = own
     if list(others) not in ([R], [R, R // 2]):
-        raise UserError(f"real images of {R} pixels go with models of {R} and perhaps {R // 2} pixels, not of {', '.join(map(str, others))}")
+        raise UserError(f"real images of {R} pixels go with models of {R} and perhaps {R // 2} "
+                        f"pixels, not of {', '.join(map(str, others))}")
 
 # %% ../../nbs/analyses/01_resolution.ipynb #3180c929
 def numbers_of(real, models, classifier, per_class=50, null_per_class=10, subsets=10, seed=0):
     """The numbers of `Resolution`; see `measure` for the arguments."""
-    K, ours = real.n_classes, next(iter(next(iter(models.values()))))
+    K = real.n_classes
+    ours = next(iter(next(iter(models.values()))))
     n = min(per_class, int(real.labels.bincount(minlength=K).min()))
     first = [some[ours][0] for some in models.values()]
     sets = [first_of_each(real, n), *(drawn(sampler, real.classes, n, seed) for sampler in first)]
-    own, sizes, subjects = [some.resolution for some in sets], ladder(real.resolution), list(next(iter(models.values())))
+    own = [some.resolution for some in sets]
+    sizes = ladder(real.resolution)
+    subjects = list(next(iter(models.values())))
     check_sizes(own)
     found = closely(sets, classifier, sizes, units_of(first[0]), subsets, seed)
     many = {who: n if who == ours else min(n, null_per_class) for who in subjects}
-    tables = [[[training(sampler, classifier, real.classes, sizes, many[who], seed) for sampler in some[who]]
-               for some in models.values()] for who in subjects]
-    return found | {"sets": ["real", *models], "own": own, "sizes": sizes, "classes": real.classes, "units": units_of(first[0]),
-                    "images": len(sets[0]), "subsets": subsets, "classifier": classifier.name, "subjects": subjects,
-                    "classifier's accuracy": classifier.accuracy, "trainings": tables, "truth": (real.truth or {}).get("needs_pixels"),
+    tables = [[[training(sampler, classifier, real.classes, sizes, many[who], seed)
+                for sampler in some[who]] for some in models.values()] for who in subjects]
+    return found | {"sets": ["real", *models], "own": own, "sizes": sizes, "classes": real.classes,
+                    "units": units_of(first[0]), "images": len(sets[0]), "subsets": subsets,
+                    "classifier": classifier.name, "subjects": subjects,
+                    "classifier's accuracy": classifier.accuracy, "trainings": tables,
+                    "truth": (real.truth or {}).get("needs_pixels"),
                     "came back": [came_back(some, sizes[TWICE]) for some in sets]}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #e762a721
 def frame(result):
-    """One row for each set of images, resize and size: accuracy in per cent, its sd over subsets, 95 % limits over classes."""
-    N, rows = result.numbers, []
+    """One row for each set of images, resize and size: accuracy in per cent, its sd over subsets,
+    95 % limits over classes."""
+    N = result.numbers
+    rows = []
     for how in RESIZE_WORDS:
         for s, who in enumerate(N["sets"]):
             for i, r in enumerate(N["sizes"]):
                 low, high = N["limits"][how][s][i]
-                rows.append({"images": who, "resize": how, "pixels": r, "accuracy (%)": np.mean(N["accuracy"][how][s][i]),
-                             f"sd of {N['subsets']} subsets": N["sd"][how][s][i], "low, classes": low, "high, classes": high})
+                rows.append({"images": who, "resize": how, "pixels": r, "accuracy (%)": np.mean(
+                    N["accuracy"][how][s][i]), f"sd of {N['subsets']} subsets": N["sd"][how][s][i],
+                             "low, classes": low, "high, classes": high})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/01_resolution.ipynb #7f380fe1
 def tests(result):
-    """One row a comparison and, for each resize: points, interval over classes, classes up, tied, down, and both p values."""
-    N, rows = result.numbers, []
+    """One row a comparison and, for each resize: points, interval over classes, classes up, tied,
+    down, and both p values."""
+    N = result.numbers
+    rows = []
     for at, (a, i, b, j) in enumerate(compared(N["own"], N["sizes"])):
-        row = {"first": f"{N['sets'][a]} at {N['sizes'][i]}", "second": f"{N['sets'][b]} at {N['sizes'][j]}"}
+        row = {"first": f"{N['sets'][a]} at {N['sizes'][i]}",
+               "second": f"{N['sets'][b]} at {N['sizes'][j]}"}
         for how, said in RESIZE_WORDS.items():
             d = np.subtract(N["accuracy"][how][a][i], N["accuracy"][how][b][j])
             low, high = stats.bootstrap(d, clusters=N["units"], draws=2000)
-            row |= {f"{said}: points": round(d.mean(), 1), f"{said}: 95 % interval over classes": f"{low:.1f} to {high:.1f}",
-                    f"{said}: classes up, tied, down": f"{(d > 0).sum()}, {(d == 0).sum()}, {(d < 0).sum()}"}
-            row |= {f"{said}: p over {units}": float(f"{N['p'][how][units][at]:.2g}") for units in ("classes", "images")}
+            row |= {f"{said}: points": round(d.mean(), 1),
+                    f"{said}: 95 % interval over classes": f"{low:.1f} to {high:.1f}",
+                    f"{said}: classes up, tied, down": f"{(d > 0).sum()}, {(d == 0).sum()}, "
+                                                       f"{(d < 0).sum()}"}
+            row |= {f"{said}: p over {units}": float(f"{N['p'][how][units][at]:.2g}")
+                    for units in ("classes", "images")}
         rows.append(row)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analyses/01_resolution.ipynb #31ab0a0c
 def detail_gain(result):
-    """{resize: points that real images gain from the smallest size to their own, 'fine': classes that need it, 'coarse': others}.
+    """{resize: points that real images gain from the smallest size to their own, 'fine': classes
+    that need it, 'coarse': others}.
 
-    None where the set has no such truth. UserError when fine classes gain too little although the classifier knows its images."""
+    None where the set has no such truth. UserError when fine classes gain too little although the
+    classifier knows its images."""
     N = result.numbers
     fine = np.array(N["truth"] or []) > N["sizes"][LOW]
     if not fine.any():
         return None
-    gain = {how: np.subtract(N["accuracy"][how][0][OWN], N["accuracy"][how][0][LOW]) for how in RESIZE_WORDS}
-    found = {how: {"fine": float(d[fine].mean()), "coarse": None if fine.all() else float(d[~fine].mean())} for how, d in gain.items()}
-    if N["classifier's accuracy"].get("test", 0) >= 0.5 and min(one["fine"] for one in found.values()) <= 5:
-        raise UserError(f"real images must be recognised better at {N['sizes'][OWN]} pixels than at {N['sizes'][LOW]}: {found}")
+    gain = {how: np.subtract(N["accuracy"][how][0][OWN], N["accuracy"][how][0][LOW])
+            for how in RESIZE_WORDS}
+    found = {how: {"fine": float(d[fine].mean()), "coarse": None if fine.all()
+                   else float(d[~fine].mean())} for how, d in gain.items()}
+    if N["classifier's accuracy"].get("test",
+                                      0) >= 0.5 and min(one["fine"] for one in found.values()) <= 5:
+        raise UserError(f"real images must be recognised better at {N['sizes'][OWN]} pixels than "
+                        f"at {N['sizes'][LOW]}: {found}")
     return found
 
 # %% ../../nbs/analyses/01_resolution.ipynb #99fb1c06
 def won(difference):
-    """1 where `difference` is above 0, 0 where it is below, NaN for a tie: an array of the same shape."""
+    """1 where `difference` is above 0, 0 where it is below, NaN for a tie: an array of the same
+    shape."""
     return np.where(difference == 0, np.nan, difference > 0)
 
 # %% ../../nbs/analyses/01_resolution.ipynb #f90bc5f4
 def of_one_model(A, owners, real, subsets):
-    """{claim: arguments} for `A` [trainings,S,K] in per cent, its `owners`, `real` [K] at the own size, `subsets` [n,S] of real images."""
+    """{claim: arguments} for `A` [trainings,S,K] in per cent, its `owners`, `real` [K] at the own
+    size, `subsets` [n,S] of real images."""
     by = partial(nulls.by_training, owners)
     quarter, half, own, twice = (A[:, i] for i in (QUARTER, HALF, OWN, TWICE))
     given = {"given": nulls.recognised(owners, own / 100)}
     lost = {name: by(values=own - less, over=own) | {"ordering": by(differences=own - less)} | given
             for name, less in (("to 32", quarter), ("to 64", half))}
     series = [[sum(row) / len(row) for row in table[:OWN + 1]] for table in A.tolist()]
-    rising = {"real": {"series": [row[:OWN + 1] for row in subsets]}, "samples": {"series": series} | given}
-    return {"acgan-abs-a": by(values=own, over=quarter) | given,
-            "acgan-4.1-a": by(values=own),
+    rising = {"real": {"series": [row[:OWN + 1] for row in subsets]},
+              "samples": {"series": series} | given}
+    return {"acgan-abs-a": by(values=own, over=quarter) | given, "acgan-4.1-a": by(values=own),
             "acgan-4.1-b": by(values=half) | {"ordering": by(differences=own - half)} | given,
-            "acgan-4.1-c": by(values=quarter) | {"ordering": by(differences=half - quarter)} | given,
-            "acgan-4.1-d": {"parts": lost},
+            "acgan-4.1-c": by(values=quarter) | {"ordering": by(differences=half - quarter)}
+            | given, "acgan-4.1-d": {"parts": lost},
             "acgan-4.1-e": by(cases=won(own - quarter)) | given,
-            "acgan-4.1-h": by(differences=twice - own),
-            "acgan-4.1-j": {"parts": rising},
+            "acgan-4.1-h": by(differences=twice - own), "acgan-4.1-j": {"parts": rising},
             "acgan-4.1-k": by(cases=won(real - own)) | given}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #e6be4e75
 def of_two_models(A, B, owners, owners_small):
-    """{claim: arguments} for `A`, `B` [trainings,S,K] in per cent of the larger and the smaller model, with the owners of both."""
-    n, own = min(len(A), len(B)), B[:, HALF]
-    flat, step = B[:, HALF + 1:].mean(1) - own, own - B[:, HALF - 1]
-    rises = {"what": "accuracy rises up to the own size", "above": 0} | nulls.by_training(owners_small, values=step)
+    """{claim: arguments} for `A`, `B` [trainings,S,K] in per cent of the larger and the smaller
+    model, with the owners of both."""
+    n = min(len(A), len(B))
+    own = B[:, HALF]
+    flat = B[:, HALF + 1:].mean(1) - own
+    step = own - B[:, HALF - 1]
+    rises = {"what": "accuracy rises up to the own size",
+             "above": 0} | nulls.by_training(owners_small, values=step)
     both = nulls.recognised(owners[:n], np.minimum(A[:n, OWN], own[:n]) / 100)
     found = {"acgan-4.1-f": nulls.by_training(owners_small, differences=flat) | {"given": rises}}
     for claim, at in (("acgan-4.1-g", HALF), ("acgan-5-f", OWN)):
-        found[claim] = nulls.by_training(owners[:n], differences=A[:n, at] - B[:n, at]) | {"given": both}
+        found[claim] = nulls.by_training(owners[:n],
+                                         differences=A[:n, at] - B[:n, at]) | {"given": both}
     return found
 
 # %% ../../nbs/analyses/01_resolution.ipynb #ba449141
@@ -208,7 +249,8 @@ def arguments_of(result, who):
     of = N["trainings"][N["subjects"].index(who)]
     tables = [np.array([one["accuracy"] for one in some]) for some in of]
     owners = [[one["owners"] for one in some] for some in of]
-    found = of_one_model(tables[0], owners[0], np.array(N["accuracy"]["tf1"][0][OWN]), N["real by subset"])
+    found = of_one_model(tables[0], owners[0], np.array(N["accuracy"]["tf1"][0][OWN]),
+                         N["real by subset"])
     if len(tables) > 1:
         found |= of_two_models(*tables, *owners)
         found["acgan-4.1-f"]["given"]["what"] = f"accuracy rises up to {N['own'][2]} pixels"
@@ -216,16 +258,21 @@ def arguments_of(result, who):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5afee47f
 def told(result, who, found, mean):
-    """{claim: what was measured, in words} for the arguments `found` and the accuracy by size `mean` [S] of subject `who`."""
+    """{claim: what was measured, in words} for the arguments `found` and the accuracy by size
+    `mean` [S] of subject `who`."""
     N = result.numbers
-    r, own = N["sizes"], max(mean[OWN], 1e-9)
+    r = N["sizes"]
+    own = max(mean[OWN], 1e-9)
     real = np.mean(N["accuracy"]["tf1"][0], axis=1)
-    lost = [f"{100 * (1 - mean[i] / own):.0f} % to a {name}" for i, name in ((QUARTER, "quarter"), (HALF, "half"))]
-    texts = {"acgan-abs-a": f"{mean[OWN] / max(mean[QUARTER], 1e-9):.2f}", "acgan-4.1-a": f"{mean[OWN]:.1f} %",
+    lost = [f"{100 * (1 - mean[i] / own):.0f} % to a {name}"
+            for i, name in ((QUARTER, "quarter"), (HALF, "half"))]
+    texts = {"acgan-abs-a": f"{mean[OWN] / max(mean[QUARTER], 1e-9):.2f}",
+             "acgan-4.1-a": f"{mean[OWN]:.1f} %",
              "acgan-4.1-b": f"{mean[HALF]:.1f} % at {r[HALF]}, {mean[OWN]:.1f} % at {r[OWN]}",
-             "acgan-4.1-c": f"{mean[QUARTER]:.1f} % at {r[QUARTER]}, {mean[HALF]:.1f} % at {r[HALF]}",
-             "acgan-4.1-d": ", ".join(lost),
-             "acgan-4.1-j": f"real {real[LOW]:.0f} to {real[OWN]:.0f} %, {who} {mean[LOW]:.0f} to {mean[OWN]:.0f} %"}
+             "acgan-4.1-c": f"{mean[QUARTER]:.1f} % at {r[QUARTER]}, {mean[HALF]:.1f} % at "
+                            f"{r[HALF]}", "acgan-4.1-d": ", ".join(lost),
+             "acgan-4.1-j": f"real {real[LOW]:.0f} to {real[OWN]:.0f} %, {who} {mean[LOW]:.0f} to "
+                            f"{mean[OWN]:.0f} %"}
     for claim, given in found.items():
         if "cases" in given:
             texts[claim] = f"{sum(given['cases']):.0f} of {len(given['cases'])} classes that differ"
@@ -235,43 +282,59 @@ def told(result, who, found, mean):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #a44db2c6
 def of_real(result):
-    """The Evidence for acgan-4.1-i: accuracy on real images by class at a quarter, a half, once and twice the own size."""
+    """The Evidence for acgan-4.1-i: accuracy on real images by class at a quarter, a half, once and
+    twice the own size."""
     tables = result.numbers["accuracy"]["tf1"][0]
-    text = ", ".join(f"{np.mean(row):.0f} % at {r}" for r, row in zip(result.numbers["sizes"], tables))
+    text = ", ".join(f"{np.mean(row):.0f} % at {r}"
+                     for r, row in zip(result.numbers["sizes"], tables))
     names = {"32": QUARTER, "64": HALF, "128": OWN, "256": TWICE}
     return Evidence(text, {"parts": {name: {"values": tables[i]} for name, i in names.items()}})
 
 # %% ../../nbs/analyses/01_resolution.ipynb #bfbc1e35
 def evidence(result):
-    """{claim: Evidence} of section 4.1; the claims that compare two models are left out where there is one."""
-    N, arguments, ours = result.numbers, {}, {}
+    """{claim: Evidence} of section 4.1; the claims that compare two models are left out where there
+    is one."""
+    N = result.numbers
+    arguments = {}
+    ours = {}
     for who in N["subjects"]:
         arguments[who], mean = arguments_of(result, who)
         ours[who] = told(result, who, arguments[who], mean)
-    back = [f"{who}: {100 * share:.0f} % of the enlarged images come back as the same bytes" for who, share in zip(N["sets"], N["came back"])]
-    notes = {"acgan-4.1-h": "; ".join(back), "acgan-4.1-d": "the printed accuracies give a loss of 30.7 % to a half"}
+    back = [f"{who}: {100 * share:.0f} % of the enlarged images come back as the same bytes"
+            for who, share in zip(N["sets"], N["came back"])]
+    notes = {"acgan-4.1-h": "; ".join(back),
+             "acgan-4.1-d": "the printed accuracies give a loss of 30.7 % to a half"}
     return evidence_of(arguments, ours, notes) | {"acgan-4.1-i": of_real(result)}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #d95bbb79
 def best_class(result):
-    """The index of the class whose samples of the larger model are recognised most often at their own size."""
+    """The index of the class whose samples of the larger model are recognised most often at their
+    own size."""
     return int(np.argmax(result.numbers["accuracy"]["tf1"][1][OWN]))
 
 # %% ../../nbs/analyses/01_resolution.ipynb #cba4dccb
 def draw_sizes(ax, result, how):
-    """Accuracy of every set at each size under the resize `how`, with both kinds of bars, on `ax`."""
-    N, table = result.numbers, frame(result)
+    """Accuracy of every set at each size under the resize `how`, with both kinds of bars, on
+    `ax`."""
+    N = result.numbers
+    table = frame(result)
     looks = dict(zip(N["sets"], ("real", "fake", "control")))
     rows = {who: table[(table["resize"] == how) & (table["images"] == who)] for who in N["sets"]}
-    places = {who: [r * 1.09 ** (s - (len(rows) - 1) / 2) for r in N["sizes"]] for s, who in enumerate(rows)}
+    places = {who: [r * 1.09 ** (s - (len(rows) - 1) / 2) for r in N["sizes"]]
+              for s, who in enumerate(rows)}
     lines = {who: (places[who], rows[who]["accuracy (%)"]) for who in rows}
     figures.curves(ax, lines, "resolution (pixels)", f"accuracy of {N['classifier']} (%)", looks)
     for who, own in zip(rows, N["own"]):
-        value, color = rows[who]["accuracy (%)"].to_numpy(), figures.look(looks[who])["color"]
-        ax.vlines(places[who], rows[who]["low, classes"], rows[who]["high, classes"], color=color, linewidth=0.6, alpha=0.6)
-        ax.errorbar(places[who], value, rows[who][f"sd of {N['subsets']} subsets"], fmt="none", capsize=2, linewidth=1.2, color=color)
-        ax.axhline(value[N["sizes"].index(own)], color=color, linestyle="--", linewidth=0.7, zorder=0)
-    ax.axhline(100 / len(N["classes"]), color=figures.COLORS["published"], linestyle=":", linewidth=1, label="chance")
+        value = rows[who]["accuracy (%)"].to_numpy()
+        color = figures.look(looks[who])["color"]
+        ax.vlines(places[who], rows[who]["low, classes"], rows[who]["high, classes"], color=color,
+                  linewidth=0.6, alpha=0.6)
+        ax.errorbar(places[who], value, rows[who][f"sd of {N['subsets']} subsets"], fmt="none",
+                    capsize=2, linewidth=1.2, color=color)
+        ax.axhline(value[N["sizes"].index(own)], color=color, linestyle="--", linewidth=0.7,
+                   zorder=0)
+    ax.axhline(100 / len(N["classes"]), color=figures.COLORS["published"], linestyle=":",
+               linewidth=1, label="chance")
     ax.set_xscale("log", base=2)
     ax.set_xticks(N["sizes"], N["sizes"])
     ax.set(ylim=(-4, 104), title=f"reduced: {RESIZE_WORDS[how]}")
@@ -279,11 +342,15 @@ def draw_sizes(ax, result, how):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #45586bad
 def draw_classes(ax, result):
-    """One dot a class: accuracy of the larger model's samples at their own size and at a quarter of it, on `ax`."""
-    N, best = result.numbers, best_class(result)
+    """One dot a class: accuracy of the larger model's samples at their own size and at a quarter of
+    it, on `ax`."""
+    N = result.numbers
+    best = best_class(result)
     x, y = (N["accuracy"]["tf1"][1][i] for i in (OWN, QUARTER))
-    figures.scatter_identity(ax, x, y, f"accuracy at {N['sizes'][OWN]} pixels (%)", f"accuracy at {N['sizes'][QUARTER]} pixels (%)", "fake")
-    mark = figures.look("other") | {"linestyle": "none", "markersize": 7, "label": "class of the pictures"}
+    figures.scatter_identity(ax, x, y, f"accuracy at {N['sizes'][OWN]} pixels (%)",
+                             f"accuracy at {N['sizes'][QUARTER]} pixels (%)", "fake")
+    mark = figures.look("other") | {"linestyle": "none", "markersize": 7,
+                                    "label": "class of the pictures"}
     ax.plot(x[best], y[best], **mark)
     ax.set_title(f"{N['sets'][1]} by class")
 
@@ -300,28 +367,42 @@ def discriminability(result):
 
 # %% ../../nbs/analyses/01_resolution.ipynb #0ab409e1
 def below_identity(result):
-    """{'below', 'of', 'ties', 'interval'}: the classes with less accuracy at a quarter of the size, of those that differ."""
+    """{'below', 'of', 'ties', 'interval'}: the classes with less accuracy at a quarter of the size,
+    of those that differ."""
     N = result.numbers
     d = np.subtract(*(N["accuracy"]["tf1"][1][i] for i in (OWN, QUARTER)))
-    wins, units = (d > 0)[d != 0], np.array(N["units"])[d != 0]
+    wins = (d > 0)[d != 0]
+    units = np.array(N["units"])[d != 0]
     interval = stats.bootstrap(wins, clusters=units, draws=2000) if len(wins) else (0.0, 1.0)
-    return {"below": int(wins.sum()), "of": len(wins), "ties": len(d) - len(wins), "interval": interval}
+    return {"below": int(wins.sum()), "of": len(wins), "ties": len(d) - len(wins),
+            "interval": interval}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #aa7ed6a5
 def captions(result):
     """{figure or table: caption}."""
-    N, one = result.numbers, below_identity(result)
+    N = result.numbers
+    one = below_identity(result)
     K, name, low, high = len(N["classes"]), N["classifier"], *one["interval"]
-    under = {how: {units: sum(p < 0.05 for p in N["p"][how][units]) for units in ("classes", "images")} for how in RESIZE_WORDS}
-    firm = "; ".join(f"{said}: {under[how]['classes']} below .05 over classes, {under[how]['images']} over images" for how, said in RESIZE_WORDS.items())
-    return {"fig2_discriminability": f"Accuracy of {name} on {N['images']} images of each set, brought to each size and back. Capped bars: sd over "
-                f"{N['subsets']} subsets; thin bars: 95 % bootstrap over classes; dashed: accuracy at the own size. Right: one dot a class, "
-                f"{RESIZE_WORDS['tf1']}; below the dashed line of equality are {one['below']} of {one['of']} classes (95 % interval of the share "
-                f"{100 * low:.0f} to {100 * high:.0f} %), with {one['ties']} more on it; triangle: {N['classes'][best_class(result)]}",
-            "resolution_table": f"Accuracy of {name} at each size; limits: 95 % bootstrap over {'models' if len(set(N['units'])) < K else 'classes'}.",
-            "resolution_tests": "Accuracy of the first minus that of the second, in points. p: sign-flip tests over "
-                f"{K} classes and over {N['images']} images, corrected by Holm over {len(compared(N['own'], N['sizes']))} rows. {firm}. "
-                "The tests speak of these trained networks, the first seed of each, and not of other seeds"}
+    under = {how: {units: sum(p < 0.05 for p in N["p"][how][units])
+                   for units in ("classes", "images")} for how in RESIZE_WORDS}
+    firm = "; ".join(f"{said}: {under[how]['classes']} below .05 over classes, "
+                     f"{under[how]['images']} over images" for how, said in RESIZE_WORDS.items())
+    return {"fig2_discriminability": f"Accuracy of {name} on {N['images']} images of each set, "
+                                     "brought to each size and back. Capped bars: sd over "
+            f"{N['subsets']} subsets; thin bars: 95 % bootstrap over classes; dashed: accuracy at "
+            "the own size. Right: one dot a class, "
+            f"{RESIZE_WORDS['tf1']}; below the dashed line of equality are {one['below']} of "
+            f"{one['of']} classes (95 % interval of the share "
+            f"{100 * low:.0f} to {100 * high:.0f} %), with {one['ties']} more on it; triangle: "
+            f"{N['classes'][best_class(result)]}",
+            "resolution_table": f"Accuracy of {name} at each size; limits: 95 % bootstrap over "
+                                f"{'models' if len(set(N['units'])) < K else 'classes'}.",
+            "resolution_tests": "Accuracy of the first minus that of the second, in points. p: "
+                                "sign-flip tests over "
+            f"{K} classes and over {N['images']} images, corrected by Holm over "
+            f"{len(compared(N['own'], N['sizes']))} rows. {firm}. "
+            "The tests speak of these trained networks, the first seed of each, and not of other "
+            "seeds"}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #c8b6866f
 @dataclass(frozen=True)
@@ -329,14 +410,21 @@ class Resolution(Result):
     """How often samples and real images are recognised at five sizes."""
     name = "resolution"
     figures = {"fig2_discriminability": Figure(
-        "Figure 2: accuracy against resolution", discriminability, ["acgan-fig2", "acgan-4.1-e", "acgan-4.1-j"],
-        ["sizes", "sets", "own", "classes", "units", "accuracy", "sd", "limits", "subsets", "images", "classifier", "classifier's accuracy"])}
-    frame, evidence, captions = frame, evidence, captions
+        "Figure 2: accuracy against resolution", discriminability,
+        ["acgan-fig2", "acgan-4.1-e", "acgan-4.1-j"],
+        ["sizes", "sets", "own", "classes", "units", "accuracy", "sd", "limits", "subsets",
+         "images", "classifier", "classifier's accuracy"])}
+    frame = frame
+    evidence = evidence
+    captions = captions
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5834c38e
 def measure(real, models, classifier, per_class=50, null_per_class=10, subsets=10, seed=0):
-    """The `Resolution` of `models` {name: {subject: [sampler]}}, of the size of the ImageSet `real` and perhaps of half of it.
+    """The `Resolution` of `models` {name: {subject: [sampler]}}, of the size of the ImageSet `real`
+    and perhaps of half of it.
 
-    real: held-out images, of which the first `per_class` of each class are seen (or as many as all classes have), and as many samples;
-    of every subject but the first `null_per_class` samples. subsets: of images, for the paper's error bars. UserError for other sizes."""
-    return Resolution(numbers_of(real, models, classifier, per_class, null_per_class, subsets, seed))
+    real: held-out images, of which the first `per_class` of each class are seen (or as many as all
+    classes have), and as many samples; of every subject but the first `null_per_class` samples.
+    subsets: of images, for the paper's error bars. UserError for other sizes."""
+    return Resolution(numbers_of(real, models, classifier, per_class, null_per_class, subsets,
+                                 seed))

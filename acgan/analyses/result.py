@@ -17,14 +17,18 @@ import pandas as pd
 from ..config import UserError, plain, read_json, write_bytes
 
 # %% ../../nbs/analyses/00_result.ipynb #65ae08c0
-Evidence = namedtuple("Evidence", "ours arguments nulls note undecided", defaults=(None, {}, "", ""))
+Evidence = namedtuple("Evidence", "ours arguments nulls note undecided",
+                      defaults=(None, {}, "", ""))
 
 # %% ../../nbs/analyses/00_result.ipynb #fd19657b
 def evidence_of(arguments, ours, notes=None):
-    """{claim: Evidence} of `arguments` and `ours`, both {subject: {claim: ...}}; the first subject is ours, the others are its nulls."""
+    """{claim: Evidence} of `arguments` and `ours`, both {subject: {claim: ...}}; the first subject
+    is ours, the others are its nulls."""
     first, *others = arguments
-    return {claim: Evidence(ours[first][claim], given, {who: (ours[who][claim], arguments[who][claim]) for who in others if claim in arguments[who]},
-                            (notes or {}).get(claim, "")) for claim, given in arguments[first].items()}
+    return {claim: Evidence(ours[first][claim], given,
+                            {who: (ours[who][claim], arguments[who][claim]) for who in others
+                             if claim in arguments[who]}, (notes or {}).get(claim, ""))
+            for claim, given in arguments[first].items()}
 
 # %% ../../nbs/analyses/00_result.ipynb #89c7a9b0
 Figure = namedtuple("Figure", "title draw claims keys", defaults=((), ()))
@@ -32,7 +36,8 @@ Figure = namedtuple("Figure", "title draw claims keys", defaults=((), ()))
 # %% ../../nbs/analyses/00_result.ipynb #c6c74019
 @dataclass(frozen=True)
 class Result:
-    """Numbers of one analysis: `frame()` one row an observation, `figure()`, `captions()`, `evidence()`, `save`, `load`."""
+    """Numbers of one analysis: `frame()` one row an observation, `figure()`, `captions()`,
+    `evidence()`, `save`, `load`."""
     numbers: dict
     name: ClassVar[str] = ""
     figures: ClassVar[dict] = {}
@@ -45,10 +50,12 @@ class Result:
         raise NotImplementedError(f"{type(self).__name__} has no table")
 
     def figure(self, which=None):
-        """The matplotlib figure `which` of `figures` (default: the first), drawn from the numbers alone."""
+        """The matplotlib figure `which` of `figures` (default: the first), drawn from the numbers
+        alone."""
         which = next(iter(self.figures)) if which is None else which
         if which not in self.figures:
-            raise UserError(f"{self.name} draws {', '.join(self.figures) or 'nothing'}, not {which!r}")
+            raise UserError(f"{self.name} draws {', '.join(self.figures) or 'nothing'}, not "
+                            f"{which!r}")
         return self.figures[which].draw(self)
 
     def captions(self):
@@ -61,7 +68,8 @@ class Result:
 
     def save(self, folder):
         """Write folder/<name>.json; returns the path."""
-        text = json.dumps({"analysis": self.name, "numbers": self.numbers}, indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps({"analysis": self.name, "numbers": self.numbers}, indent=1,
+                          allow_nan=False, ensure_ascii=False)
         return write_bytes(Path(folder) / f"{self.name}.json", (text + "\n").encode())
 
     @classmethod
@@ -69,5 +77,6 @@ class Result:
         """The Result that `save` wrote. UserError when the file holds another analysis."""
         saved = read_json(Path(folder) / f"{cls.name}.json")
         if saved.get("analysis") != cls.name:
-            raise UserError(f"{folder} holds a result of {saved.get('analysis')!r}, not of {cls.name!r}")
+            raise UserError(f"{folder} holds a result of {saved.get('analysis')!r}, not of "
+                            f"{cls.name!r}")
         return cls(saved["numbers"])

@@ -28,74 +28,94 @@ HALVES = {"select": 10, "report": 5}
 
 # %% ../../nbs/analyses/04_selection.ipynb #0553d301
 def half_of(sampler, classifier, half, group, seed=0):
-    """(row {half, 'half sd', 'half n'}, probabilities [N,K], features [N,F], labels [N]) of the samples of one half."""
-    groups, K = HALVES[half], len(sampler.classes)
+    """(row {half, 'half sd', 'half n'}, probabilities [N,K], features [N,F], labels [N]) of the
+    samples of one half."""
+    groups = HALVES[half]
+    K = len(sampler.classes)
     samples = sampler.sample_set(-(-groups * group // K), derive_seed(seed, half))
     probs, features = classifier.predict(samples.images)
     value, sd = scores.inception_score(probs, splits=groups, seed=seed)
-    return {half: value, f"{half} sd": sd, f"{half} n": len(samples)}, probs, features, samples.labels
+    return {half: value, f"{half} sd": sd,
+            f"{half} n": len(samples)}, probs, features, samples.labels
 
 # %% ../../nbs/analyses/04_selection.ipynb #967a0c4b
 def twice(sampler, classifier, group, seed=0):
-    """(row with both halves and 'accuracy' on fresh samples or None, probabilities, features) of a candidate."""
+    """(row with both halves and 'accuracy' on fresh samples or None, probabilities, features) of a
+    candidate."""
     chosen, *_ = half_of(sampler, classifier, "select", group, seed)
     fresh, probs, features, labels = half_of(sampler, classifier, "report", group, seed)
     known = list(classifier.classes or []) == list(sampler.classes)
-    return chosen | fresh | {"accuracy": scores.accuracy(probs, labels) if known else None}, probs, features
+    return chosen | fresh | {"accuracy": scores.accuracy(probs, labels) if known
+                             else None}, probs, features
 
 # %% ../../nbs/analyses/04_selection.ipynb #9681fc61
 def of_real(images, classifier, group, seed=0, name="real"):
-    """The row, probabilities and features of at most 5 groups of the ImageSet `images`, picked at random by `seed` and `name`."""
+    """The row, probabilities and features of at most 5 groups of the ImageSet `images`, picked at
+    random by `seed` and `name`."""
     pick = torch.randperm(len(images), generator=generator(seed, name))[:HALVES["report"] * group]
     probs, features = classifier.predict(images.images[pick])
     value, sd = scores.inception_score(probs, splits=HALVES["report"], seed=seed)
     known = list(classifier.classes or []) == list(images.classes)
     right = scores.accuracy(probs, images.labels[pick]) if known else None
-    return {"report": value, "report sd": sd, "report n": len(pick), "accuracy": right}, probs, features
+    return {"report": value, "report sd": sd, "report n": len(pick),
+            "accuracy": right}, probs, features
 
 # %% ../../nbs/analyses/04_selection.ipynb #b18ec917
 def further(probs, features, reference, classifier, seed=0):
-    """{'AM score', Fréchet and kernel distance under their titles} against `reference` (probabilities, features) of real images."""
+    """{'AM score', Fréchet and kernel distance under their titles} against `reference`
+    (probabilities, features) of real images."""
     distance, kernel = scores.distance_names(classifier.name)
     size = min(100, len(features), len(reference[1]))
-    return {"AM score": scores.am_score(probs, reference[0]), distance: scores.fid(features, reference[1]),
+    return {"AM score": scores.am_score(probs, reference[0]),
+            distance: scores.fid(features, reference[1]),
             kernel: scores.kid(features, reference[1], subsets=20, subset_size=size, seed=seed)[0]}
 
 # %% ../../nbs/analyses/04_selection.ipynb #edf82997
 def numbers_of(candidates, classifier, real, group=200, seed=0, reference=None):
     """The numbers of `Selection`; see `measure` for the arguments."""
-    rows, base = [], None
+    rows = []
+    base = None
     if reference is not None:
-        pick = torch.randperm(len(real[reference]), generator=generator(seed, reference))[:HALVES["select"] * group]
+        pick = torch.randperm(len(real[reference]),
+                              generator=generator(seed, reference))[:HALVES["select"] * group]
         base = classifier.predict(real[reference].images[pick])
     for who, one in (candidates | real).items():
-        row, *seen = twice(one, classifier, group, seed) if who in candidates else of_real(one, classifier, group, seed, who)
+        row, *seen = (twice(one, classifier, group, seed) if who in candidates
+                      else of_real(one, classifier, group, seed, who))
         more = further(*seen, base, classifier, seed) if base else {}
-        rows.append({"candidate": who} | row | (more if who != reference else {"AM score": more["AM score"]}))
-    halves = [{row["candidate"]: (row[half], row[f"{half} sd"]) for row in rows[:len(candidates)]} for half in HALVES]
-    return {"rows": rows, "choice": select_best(*halves), "candidates": len(candidates), "group": group, "seed": seed,
-            "score": scores.score_name(classifier.name), "classifier": classifier.name, "classifier's accuracy": classifier.accuracy,
+        rows.append({"candidate": who} | row | (more if who != reference
+                                                else {"AM score": more["AM score"]}))
+    halves = [{row["candidate"]: (row[half], row[f"{half} sd"]) for row in rows[:len(candidates)]}
+              for half in HALVES]
+    return {"rows": rows, "choice": select_best(*halves), "candidates": len(candidates),
+            "group": group, "seed": seed, "score": scores.score_name(classifier.name),
+            "classifier": classifier.name, "classifier's accuracy": classifier.accuracy,
             "reference": None if base is None else len(base[0])}
 
 # %% ../../nbs/analyses/04_selection.ipynb #70c18b32
 def frame(result):
-    """One row for each candidate and set of real images: score and sd on both halves, n, accuracy and, if measured, distances."""
+    """One row for each candidate and set of real images: score and sd on both halves, n, accuracy
+    and, if measured, distances."""
     return pd.DataFrame(result.numbers["rows"])
 
 # %% ../../nbs/analyses/04_selection.ipynb #79bb1e30
 def winner(result):
     """The row of the candidate that was chosen."""
-    return next(row for row in result.numbers["rows"] if row["candidate"] == result.numbers["choice"]["chosen"])
+    return next(row for row in result.numbers["rows"]
+                if row["candidate"] == result.numbers["choice"]["chosen"])
 
 # %% ../../nbs/analyses/04_selection.ipynb #63a9675c
 def protocol(result):
-    """The score of every candidate and of real images on fresh samples, with its sd over groups; the chosen one is named."""
-    rows, count = result.numbers["rows"], result.numbers["candidates"]
+    """The score of every candidate and of real images on fresh samples, with its sd over groups;
+    the chosen one is named."""
+    rows = result.numbers["rows"]
+    count = result.numbers["candidates"]
     fig, (ax,) = figures.panels(columns=1, ratio=0.1 + 0.045 * len(rows))
     lines = []
     for i, row in enumerate(rows):
         name = row["candidate"] + (" (chosen)" if row is winner(result) else "")
-        lines.append((name, row["report"], row["report"] - row["report sd"], row["report"] + row["report sd"], "fake" if i < count else "real"))
+        lines.append((name, row["report"], row["report"] - row["report sd"],
+                      row["report"] + row["report sd"], "fake" if i < count else "real"))
     figures.points(ax, lines, f"{result.numbers['score']} (bars: sd over 5 groups)")
     return fig
 
@@ -103,39 +123,47 @@ def protocol(result):
 def captions(result):
     """{figure or table: caption}."""
     N = result.numbers
-    choice, name = N["choice"], N["score"]
+    choice = N["choice"]
+    name = N["score"]
     table = f"{name} (10 random groups select, 5 random groups of fresh samples report)"
     if N["reference"]:
-        table += (f"; AM score and both distances on the outputs and features of {N['classifier']} against "
-                  f"{N['reference']:,} real training images.")
-    return {"score_protocol": f"{name} on fresh samples. Chosen on other samples: {choice['chosen']}, whose score was "
-                              f"{choice['optimism']:+.3f} higher when it was chosen.", "score_table": table}
+        table += (f"; AM score and both distances on the outputs and features of {N['classifier']} "
+                  "against " f"{N['reference']:,} real training images.")
+    return {"score_protocol": f"{name} on fresh samples. Chosen on other samples: "
+                              f"{choice['chosen']}, whose score was "
+            f"{choice['optimism']:+.3f} higher when it was chosen.", "score_table": table}
 
 # %% ../../nbs/analyses/04_selection.ipynb #bb6fee1e
 @dataclass(frozen=True)
 class Selection(Result):
     """Candidates scored twice: on the samples that choose, and on fresh ones."""
     name = "selection"
-    figures = {"score_protocol": Figure("Section 4.4: select on some samples, report on others", protocol)}
-    frame, captions = frame, captions
+    figures = {"score_protocol": Figure("Section 4.4: select on some samples, report on others",
+                                        protocol)}
+    frame = frame
+    captions = captions
 
 # %% ../../nbs/analyses/04_selection.ipynb #ebb5b600
 def measure(candidates, classifier, real, group=200, seed=0, reference=None):
-    """The `Selection` of `candidates` {name: sampler} by the score of `classifier`, beside `real` {name: ImageSet}.
+    """The `Selection` of `candidates` {name: sampler} by the score of `classifier`, beside `real`
+    {name: ImageSet}.
 
-    group: samples a group, of which 10 select and 5 report (the paper: 5,000); reference: the name in `real` of the set
-    that AM score and distances are taken against, None to leave them out."""
+    group: samples a group, of which 10 select and 5 report (the paper: 5,000); reference: the name
+    in `real` of the set that AM score and distances are taken against, None to leave them out."""
     return Selection(numbers_of(candidates, classifier, real, group, seed, reference))
 
 # %% ../../nbs/analyses/04_selection.ipynb #1d8dc250
-PLAIN_LAYERS = {"Linear", "Conv2d", "ConvTranspose2d", "Conv", "TransposedConv", "BatchNorm2d", "BatchNorm1d", "Dropout", "Dropout2d",
-                "Identity", "LayerNoise", "Embedding"}
+PLAIN_LAYERS = {"Linear", "Conv2d", "ConvTranspose2d", "Conv", "TransposedConv", "BatchNorm2d",
+                "BatchNorm1d", "Dropout", "Dropout2d", "Identity", "LayerNoise", "Embedding"}
 
 # %% ../../nbs/analyses/04_selection.ipynb #71138eb6
 def aids(networks):
-    """(names of the layers in `networks`, least loss of D, [what is an aid]) of the networks (G, D) of an AC-GAN."""
-    used = sorted({type(m).__name__ for net in networks for m in net.modules() if not list(m.children())})
-    sure, c = torch.full((4,), 60.0), torch.arange(4)
+    """(names of the layers in `networks`, least loss of D, [what is an aid]) of the networks (G, D)
+    of an AC-GAN."""
+    used = sorted({type(m).__name__ for net in networks
+                   for m in net.modules() if not list(m.children())})
+    sure = torch.full((4,), 60.0)
+    c = torch.arange(4)
     classes = 60 * torch.nn.functional.one_hot(c, 4).float()
     least = discriminator_loss("acgan", (sure, classes), c, (-sure, classes), c).item()
     found = [f"layer {name}" for name in used if name not in PLAIN_LAYERS]
@@ -146,25 +174,33 @@ AXES = ("lr of G", "lr of D", "noise")
 
 # %% ../../nbs/analyses/04_selection.ipynb #72269507
 def effects(result):
-    """({axis: {value: mean selecting score}}, {axis: range of these means}) of the cells of a grid."""
-    rows, means = result.numbers["rows"][:result.numbers["candidates"]], {}
+    """({axis: {value: mean selecting score}}, {axis: range of these means}) of the cells of a
+    grid."""
+    rows = result.numbers["rows"][:result.numbers["candidates"]]
+    means = {}
     for axis in AXES:
         values = sorted({row[axis] for row in rows})
-        means[axis] = {f"{value:g}": fmean(row["select"] for row in rows if row[axis] == value) for value in values}
+        means[axis] = {f"{value:g}": fmean(row["select"] for row in rows if row[axis] == value)
+                       for value in values}
     return means, {axis: max(some.values()) - min(some.values()) for axis, some in means.items()}
 
 # %% ../../nbs/analyses/04_selection.ipynb #b13e5f53
 def draw_panel(ax, result, level, limits):
-    """The cells with noise `level` on `ax`: learning rate of G to the right, of D upwards, score in colour between `limits`. The image."""
-    rows = [row for row in result.numbers["rows"][:result.numbers["candidates"]] if row["noise"] == level]
+    """The cells with noise `level` on `ax`: learning rate of G to the right, of D upwards, score in
+    colour between `limits`. The image."""
+    rows = [row for row in result.numbers["rows"][:result.numbers["candidates"]]
+            if row["noise"] == level]
     x, y = (sorted({row[axis] for row in rows}) for axis in AXES[:2])
     cell = {(row["lr of G"], row["lr of D"]): row for row in rows}
-    shown = ax.imshow([[cell[g, d]["select"] for g in x] for d in y], cmap="cividis", vmin=limits[0], vmax=limits[1], origin="lower")
+    shown = ax.imshow([[cell[g, d]["select"] for g in x] for d in y], cmap="cividis",
+                      vmin=limits[0], vmax=limits[1], origin="lower")
     for (i, g), (j, d) in product(enumerate(x), enumerate(y)):
         value = cell[g, d]["select"]
-        ax.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < sum(limits) / 2 else "black")
+        ax.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                color="white" if value < sum(limits) / 2 else "black")
         if cell[g, d] is winner(result):
-            ax.add_patch(plt.Rectangle((i - 0.47, j - 0.47), 0.94, 0.94, fill=False, linewidth=2.5, edgecolor=figures.COLORS["fake"]))
+            ax.add_patch(plt.Rectangle((i - 0.47, j - 0.47), 0.94, 0.94, fill=False, linewidth=2.5,
+                                       edgecolor=figures.COLORS["fake"]))
     ax.set_title(f"noise {level:g}")
     ax.set_xticks(range(len(x)), [f"{g * 1e4:g}" for g in x])
     ax.set_yticks(range(len(y)), [f"{d * 1e4:g}" for d in y])
@@ -175,7 +211,8 @@ def draw_panel(ax, result, level, limits):
 def grid_scores(result):
     """The selecting score of all settings, a panel for each noise level."""
     rows = result.numbers["rows"][:result.numbers["candidates"]]
-    levels, values = sorted({row["noise"] for row in rows}), [row["select"] for row in rows]
+    levels = sorted({row["noise"] for row in rows})
+    values = [row["select"] for row in rows]
     fig, axes = figures.panels(columns=len(levels), ratio=1.0)
     for ax, level in zip(axes, levels):
         shown = draw_panel(ax, result, level, (min(values), max(values)))
@@ -185,80 +222,107 @@ def grid_scores(result):
 
 # %% ../../nbs/analyses/04_selection.ipynb #7f46deea
 def with_seeds(result, classifier, others=(), controls=None):
-    """`result` with the fresh score of `others` (samplers of the chosen setting) and of `controls` {null: [samplers]}."""
+    """`result` with the fresh score of `others` (samplers of the chosen setting) and of `controls`
+    {null: [samplers]}."""
     N = result.numbers
-    value = {who: [half_of(one, classifier, "report", N["group"], N["seed"])[0]["report"] for one in some]
+    value = {who: [half_of(one, classifier, "report", N["group"], N["seed"])[0]["report"]
+                   for one in some]
              for who, some in ({"other seeds": list(others)} | (controls or {})).items()}
     return replace(result, numbers=N | {"other seeds": value.pop("other seeds"), "controls": value})
 
 # %% ../../nbs/analyses/04_selection.ipynb #cd0de380
 def optimism(result):
-    """One dot a setting: its score when selecting and on fresh samples; the chosen one with standard errors and its other seeds."""
-    rows, won, name = result.numbers["rows"][:result.numbers["candidates"]], winner(result), result.numbers["score"]
-    again, kind = result.numbers["other seeds"], figures.look("fake") | {"linestyle": "none"}
+    """One dot a setting: its score when selecting and on fresh samples; the chosen one with
+    standard errors and its other seeds."""
+    rows = result.numbers["rows"][:result.numbers["candidates"]]
+    won = winner(result)
+    name = result.numbers["score"]
+    again = result.numbers["other seeds"]
+    kind = figures.look("fake") | {"linestyle": "none"}
     fig, (ax,) = figures.panels(width="column", ratio=1.0)
-    figures.scatter_identity(ax, [row["select"] for row in rows], [row["report"] for row in rows], f"{name}, selecting",
-                             f"{name}, fresh samples", series="control")
-    ax.errorbar(won["select"], won["report"], xerr=won["select sd"] / 9**0.5, yerr=won["report sd"] / 4**0.5, label="chosen", **kind)
-    ax.plot([won["select"]] * len(again), again, label="chosen setting, other seeds", markerfacecolor="none", **kind)
+    figures.scatter_identity(ax, [row["select"] for row in rows], [row["report"] for row in rows],
+                             f"{name}, selecting", f"{name}, fresh samples", series="control")
+    ax.errorbar(won["select"], won["report"], xerr=won["select sd"] / 9**0.5,
+                yerr=won["report sd"] / 4**0.5, label="chosen", **kind)
+    ax.plot([won["select"]] * len(again), again, label="chosen setting, other seeds",
+            markerfacecolor="none", **kind)
     ax.legend(loc="upper left")
     return fig
 
 # %% ../../nbs/analyses/04_selection.ipynb #9de76d17
 def evidence(result):
-    """{'acgan-4.4-a': Evidence}: the fresh score of the winner and of other seeds of its setting."""
+    """{'acgan-4.4-a': Evidence}: the fresh score of the winner and of other seeds of its
+    setting."""
     N = result.numbers
     values = {"samples": [winner(result)["report"], *N["other seeds"]]} | N["controls"]
-    said = {who: f"{N['score']}: {', '.join(f'{v:.2f}' for v in some)}" for who, some in values.items()}
+    said = {who: f"{N['score']}: {', '.join(f'{v:.2f}' for v in some)}"
+            for who, some in values.items()}
     against = {who: (said[who], {"values": values[who]}) for who in N["controls"]}
     return {"acgan-4.4-a": Evidence(said["samples"], {"values": values["samples"]}, against,
                                     "the grid's winner first, then other seeds of its setting")}
 
 # %% ../../nbs/analyses/04_selection.ipynb #13f19165
 def departures(result, config, steps, data):
-    """([what differs from the paper's grid], number of facts compared): `config` of a cell, its `steps`, and the name of the image set."""
+    """([what differs from the paper's grid], number of facts compared): `config` of a cell, its
+    `steps`, and the name of the image set."""
     N = result.numbers
-    rows, width_d = N["rows"][:N["candidates"]], config.width if config.width_d is None else config.width_d
-    facts = [("settings", len(rows), 27), ("samples that select", 10 * N["group"], 50_000), ("samples that report", 5 * N["group"], 25_000),
-             ("steps", steps, 50_000), ("batch", config.batch, 100), ("width of G", config.width, 1), ("width of D", width_d, 1),
-             ("z", config.z_dim or 100, 100)]
+    rows = N["rows"][:N["candidates"]]
+    width_d = config.width if config.width_d is None else config.width_d
+    facts = [("settings", len(rows), 27), ("samples that select", 10 * N["group"], 50_000),
+             ("samples that report", 5 * N["group"], 25_000), ("steps", steps, 50_000),
+             ("batch", config.batch, 100), ("width of G", config.width, 1),
+             ("width of D", width_d, 1), ("z", config.z_dim or 100, 100)]
     paper = {"lr of G": [1e-4, 2e-4, 3e-4], "lr of D": [1e-4, 2e-4, 3e-4], "noise": [0, 0.1, 0.2]}
     ours = {axis: sorted({row[axis] for row in rows}) for axis in paper}
-    differs = [f"{what}: {here:g} instead of {there:g}" for what, here, there in facts if here != there]
-    differs += [f"{axis}: {', '.join(f'{v:g}' for v in ours[axis])}" for axis in paper if ours[axis] != paper[axis]]
+    differs = [f"{what}: {here:g} instead of {there:g}"
+               for what, here, there in facts if here != there]
+    differs += [f"{axis}: {', '.join(f'{v:g}' for v in ours[axis])}"
+                for axis in paper if ours[axis] != paper[axis]]
     same = (N["classifier"], data) == ("inception-2015", "cifar10")
     return differs + ([] if same else [f"{N['score']} on {data}"]), len(facts) + len(paper)
 
 # %% ../../nbs/analyses/04_selection.ipynb #3493e677
 def cost_of_choosing(result):
-    """A sentence on the optimism of the choice, its interval, and the rank of the chosen setting on fresh samples."""
-    N, won = result.numbers, winner(result)
+    """A sentence on the optimism of the choice, its interval, and the rank of the chosen setting on
+    fresh samples."""
+    N = result.numbers
+    won = winner(result)
     gap, (least, most) = N["choice"]["optimism"], N["choice"]["interval"]
-    return (f"The chosen setting ({won['candidate']}) scored {abs(gap):.3f} {'more' if gap > 0 else 'less'} when it was chosen than on fresh "
-            f"samples (95 % interval of the difference {least:+.3f} to {most:+.3f} over groups) and is number {N['choice']['rank']} of "
-            f"{N['candidates']} on fresh samples. Mean difference of all settings: {N['choice']['mean difference']:+.3f}.")
+    return (f"The chosen setting ({won['candidate']}) scored {abs(gap):.3f} "
+            f"{'more' if gap > 0 else 'less'} when it was chosen than on fresh "
+            f"samples (95 % interval of the difference {least:+.3f} to {most:+.3f} over groups) "
+            f"and is number {N['choice']['rank']} of "
+            f"{N['candidates']} on fresh samples. Mean difference of all settings: "
+            f"{N['choice']['mean difference']:+.3f}.")
 
 # %% ../../nbs/analyses/04_selection.ipynb #5cdfb1a8
 def choice_in_words(result):
     """(what was reported, note) for acgan-4.4-c."""
-    N, won = result.numbers, winner(result)
+    N = result.numbers
+    won = winner(result)
     gap, (least, most) = N["choice"]["optimism"], N["choice"]["interval"]
     again = ", ".join(f"{v:.2f}" for v in N["other seeds"]) or "not trained"
-    return (f"best of {N['candidates']}: {won['report']:.2f} ± {won['report sd']:.2f} on fresh samples, {gap:+.3f} when chosen",
-            f"optimism of the choice {gap:+.3f}, interval {least:+.3f} to {most:+.3f}; the chosen setting with other seeds: {again}")
+    return (f"best of {N['candidates']}: {won['report']:.2f} ± {won['report sd']:.2f} on fresh "
+            f"samples, {gap:+.3f} when chosen",
+            f"optimism of the choice {gap:+.3f}, interval {least:+.3f} to {most:+.3f}; the chosen "
+            f"setting with other seeds: {again}")
 
 # %% ../../nbs/analyses/04_selection.ipynb #bd0e1a95
 def grid_captions(result):
     """{figure: caption} of a grid."""
-    N, ranges = result.numbers, effects(result)[1]
+    N = result.numbers
+    ranges = effects(result)[1]
     again = ", ".join(f"{v:.2f}" for v in N["other seeds"]) or "not trained"
     trained = f", {N['steps']:,} steps" if N.get("steps") else ""
-    real = "".join(f" Real test images: {row['report']:.2f}." for row in N["rows"][N["candidates"]:][:1])
-    return {"grid_scores": f"{N['score']} of all {N['candidates']} settings on the samples that select (10 groups of {N['group']:,}); frame: "
-                           f"the chosen one. One run a setting{trained}. Range of the means along an axis: "
-                           f"{', '.join(f'{axis} {value:.2f}' for axis, value in ranges.items())}.{real}",
-            "grid_optimism": "One dot a setting; dashed: equality; bars: standard errors over groups. "
-                             f"{cost_of_choosing(result)} The same setting with {len(N['other seeds'])} other seeds: {again}"}
+    real = "".join(f" Real test images: {row['report']:.2f}."
+                   for row in N["rows"][N["candidates"]:][:1])
+    return {"grid_scores": f"{N['score']} of all {N['candidates']} settings on the samples that "
+                           f"select (10 groups of {N['group']:,}); frame: "
+            f"the chosen one. One run a setting{trained}. Range of the means along an axis: "
+            f"{', '.join(f'{axis} {value:.2f}' for axis, value in ranges.items())}.{real}",
+            "grid_optimism": "One dot a setting; dashed: equality; bars: standard errors over "
+                             "groups. " f"{cost_of_choosing(result)} The same setting with "
+                                        f"{len(N['other seeds'])} other seeds: {again}"}
 
 # %% ../../nbs/analyses/04_selection.ipynb #41356877
 @dataclass(frozen=True)
@@ -266,12 +330,15 @@ class Grid(Selection):
     """Settings scored twice, the chosen one with other seeds as well."""
     name = "grid"
     figures = {"grid_scores": Figure("Section 4.4: all 27 settings", grid_scores, ["acgan-4.4-c"]),
-               "grid_optimism": Figure("Section 4.4: selection is optimistic", optimism, ["acgan-4.4-c"])}
-    evidence, captions = evidence, grid_captions
+               "grid_optimism": Figure("Section 4.4: selection is optimistic", optimism,
+                                       ["acgan-4.4-c"])}
+    evidence = evidence
+    captions = grid_captions
 
 # %% ../../nbs/analyses/04_selection.ipynb #aceccfbc
 def measure_grid(cells, settings, classifier, real, group=40, seed=0, steps=None):
-    """The `Grid` of `cells` {name: sampler} with `settings` {name: {axis of AXES: number}}; `steps` they were trained, for the caption.
+    """The `Grid` of `cells` {name: sampler} with `settings` {name: {axis of AXES: number}}; `steps`
+    they were trained, for the caption.
 
     See `measure` for the other arguments. UserError for a cell without its settings."""
     lacking = [name for name in cells if set(settings.get(name, ())) != set(AXES)]

@@ -26,16 +26,19 @@ KINDS = {"AC-GAN, all images": "fake", "labelled images alone": "control"}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #abb2982c
 def one_training(sampler, images, test, classifier, score_n=50, seed=0):
-    """{'training', 'labels', 'seed', 'accuracy (%)', 'accuracy as trained (%)', 'score'} of a sampler of one run; D alone has
-    the score None."""
+    """{'training', 'labels', 'seed', 'accuracy (%)', 'accuracy as trained (%)', 'score'} of a
+    sampler of one run; D alone has the score None."""
     run = sampler.runs[0]
-    D, alone = sampler.networks(run)[1], run.gan.objective == "classifier"
-    row = {"training": list(KINDS)[alone], "labels": labels_of(run.gan.labelled, images), "seed": run.gan.seed}
+    D = sampler.networks(run)[1]
+    alone = run.gan.objective == "classifier"
+    row = {"training": list(KINDS)[alone], "labels": labels_of(run.gan.labelled, images),
+           "seed": run.gan.seed}
     for how, real in (("accuracy (%)", images.images), ("accuracy as trained (%)", None)):
         head = classifiers.of_discriminator(D, run.classes, real, sampler.device)
         row[how] = 100 * classifiers.correct(head, test).double().mean().item()
     drawn = None if alone else sampler.sample_set(score_n, seed).images
-    return row | {"score": None if alone else scores.inception_score(classifier.predict(drawn)[0], splits=1)[0]}
+    return row | {"score": None if alone
+                  else scores.inception_score(classifier.predict(drawn)[0], splits=1)[0]}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #47ee7603
 def frame(result):
@@ -44,12 +47,14 @@ def frame(result):
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #8273cf88
 def accuracies(result):
-    """{kind: {labels: [accuracy (%) for each seed]}}, labels ascending, seeds in the order of the table."""
+    """{kind: {labels: [accuracy (%) for each seed]}}, labels ascending, seeds in the order of the
+    table."""
     table = frame(result)
     seeds = list(dict.fromkeys(table["seed"]))
     found = table.set_index(["training", "labels", "seed"])["accuracy (%)"]
     counts = sorted(set(table["labels"].tolist()))
-    return {kind: {n: [float(found[kind, n, seed]) for seed in seeds] for n in counts} for kind in KINDS}
+    return {kind: {n: [float(found[kind, n, seed]) for seed in seeds] for n in counts}
+            for kind in KINDS}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #7d55d508
 def gains(result):
@@ -59,54 +64,71 @@ def gains(result):
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #1d4d4f89
 def agreement(result):
-    """{'pairs': [[score, accuracy (%)]], 'labels': [...], 'r', 'low', 'high' (90 %), 'inside'}, the last among equal labels."""
+    """{'pairs': [[score, accuracy (%)]], 'labels': [...], 'r', 'low', 'high' (90 %), 'inside'}, the
+    last among equal labels."""
     table = frame(result).dropna(subset="score")
     pair = torch.tensor(table[["score", "accuracy (%)"]].values.tolist(), dtype=torch.float64)
     labels = torch.tensor(table["labels"].tolist())
     _, group = labels.unique(return_inverse=True)
-    inside = pair - torch.stack([pair[group == i].mean(0) for i in range(int(group.max()) + 1)])[group]
-    products, within = (((v - v.mean(0)) / v.std(0, correction=0).clamp(min=1e-9)).prod(1) for v in (pair, inside))
+    inside = pair - torch.stack([pair[group == i].mean(0)
+                                 for i in range(int(group.max()) + 1)])[group]
+    products, within = (((v - v.mean(0)) / v.std(0, correction=0).clamp(min=1e-9)).prod(1)
+                        for v in (pair, inside))
     r, low, high = stats.t_interval(products.tolist(), 0.90)
-    return {"pairs": pair.tolist(), "labels": labels.tolist(), "r": r, "low": low, "high": high, "inside": within.mean().item()}
+    return {"pairs": pair.tolist(), "labels": labels.tolist(), "r": r, "low": low, "high": high,
+            "inside": within.mean().item()}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #aecc9fdd
 def worth(result):
     """Mean accuracy with new batch statistics minus that with those of training, in points."""
-    gaps = [row["accuracy (%)"] - row["accuracy as trained (%)"] for row in result.numbers["trainings"]]
+    gaps = [row["accuracy (%)"] - row["accuracy as trained (%)"]
+            for row in result.numbers["trainings"]]
     return sum(gaps) / len(gaps)
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #39cc2049
 def evidence(result):
-    """acgan-5-c: the gain at each number of labels below all of them; acgan-5-d: score and accuracy of the AC-GAN runs."""
+    """acgan-5-c: the gain at each number of labels below all of them; acgan-5-d: score and accuracy
+    of the AC-GAN runs."""
     partial = {n: d for n, d in gains(result).items() if n < result.numbers["images"]}
-    found, title = agreement(result), scores.score_name(result.numbers["classifier"])
+    found = agreement(result)
+    title = scores.score_name(result.numbers["classifier"])
     x, y = map(list, zip(*found["pairs"], strict=True))
-    ours, chance = next(iter(accuracies(result).values())), result.numbers["chance"]
-    given = {n: {"given": nulls.above_chance([v / 100 for v in ours[n]], chance, who="D of the AC-GANs")} for n in partial}
+    ours = next(iter(accuracies(result).values()))
+    chance = result.numbers["chance"]
+    given = {n: {"given": nulls.above_chance([v / 100 for v in ours[n]], chance,
+                                             who="D of the AC-GANs")} for n in partial}
     knows = {"given": nulls.above_chance([v / 100 for v in y], chance, who="D of the AC-GANs")}
     said = "; ".join(f"{n:,} labels: {sum(d) / len(d):+.1f} points" for n, d in partial.items())
-    return {"acgan-5-c": Evidence(said, {"parts": {f"{n} labels": {"differences": d} | given[n] for n, d in partial.items()}}, {},
-                                  f"new batch statistics for both: {worth(result):+.1f} points on average"),
-            "acgan-5-d": Evidence(f"r = {found['r']:.2f} over {len(x)} runs", {"x": x, "y": y} | knows, {},
-                                  f"among runs with equally many labels {found['inside']:.2f}; {title}")}
+    return {"acgan-5-c": Evidence(
+        said, {"parts": {f"{n} labels": {"differences": d} | given[n] for n, d in partial.items()}},
+        {}, f"new batch statistics for both: {worth(result):+.1f} points on average"),
+            "acgan-5-d": Evidence(
+                f"r = {found['r']:.2f} over {len(x)} runs", {"x": x, "y": y} | knows, {},
+                f"among runs with equally many labels {found['inside']:.2f}; {title}")}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #8cdd8105
 def by_labels(ax, result):
-    """Accuracy of D against the number of labelled images, for both kinds of training, with chance."""
+    """Accuracy of D against the number of labelled images, for both kinds of training, with
+    chance."""
     each = accuracies(result)
     for at, (kind, series) in enumerate(each.items()):
-        style, near = figures.look(KINDS[kind]), [n * (0.93, 1.07)[at] for n in series]
+        style = figures.look(KINDS[kind])
+        near = [n * (0.93, 1.07)[at] for n in series]
         ends = [stats.t_interval(values) for values in series.values()]
         ax.plot(near, [e[0] for e in ends], **(style | {"label": kind}))
-        low, high = [max(0, e[1]) for e in ends], [min(100, e[2]) for e in ends]
+        low = [max(0, e[1]) for e in ends]
+        high = [min(100, e[2]) for e in ends]
         ax.vlines(near, low, high, color=style["color"], linewidth=0.8, alpha=0.7)
-        ax.plot([n for n, values in zip(near, series.values()) for _ in values], sum(series.values(), []), color=style["color"],
-                marker="_", linestyle="none", markersize=8)
-    ax.axhline(100 * result.numbers["chance"], color=figures.COLORS["published"], linestyle=":", linewidth=1, label="chance")
+        ax.plot([n for n, values in zip(near, series.values()) for _ in values],
+                sum(series.values(), []), color=style["color"], marker="_", linestyle="none",
+                markersize=8)
+    ax.axhline(100 * result.numbers["chance"], color=figures.COLORS["published"], linestyle=":",
+               linewidth=1, label="chance")
     ax.set_xscale("log")
     ax.set_xticks(list(series), [f"{n:,}" for n in series])
     ax.minorticks_off()
-    ax.set(xlabel="labelled images", ylabel="accuracy of D (%)", ylim=(0, 102), title="D as a classifier")
+    ax.set(xlabel="labelled images", ylabel="accuracy of D (%)", ylim=(0, 102),
+           title="D as a classifier")
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #38ebe470
 def gain_panel(ax, result):
@@ -114,8 +136,8 @@ def gain_panel(ax, result):
     gain = gains(result)
     rows = [(f"{n:,} labels", *stats.t_interval(d), "fake") for n, d in gain.items()]
     figures.points(ax, rows, "difference in accuracy (points)")
-    ax.plot(sum(gain.values(), []), [i for i, d in enumerate(gain.values()) for _ in d], color=figures.COLORS["fake"], marker="|",
-            linestyle="none", markersize=9)
+    ax.plot(sum(gain.values(), []), [i for i, d in enumerate(gain.values()) for _ in d],
+            color=figures.COLORS["fake"], marker="|", linestyle="none", markersize=9)
     ax.axvline(0, color=figures.COLORS["published"], linestyle="--", linewidth=0.9, zorder=0)
     ax.set_title("AC-GAN minus labelled alone")
 
@@ -127,45 +149,58 @@ def score_panel(ax, result):
         x, y = zip(*(pair for pair, m in zip(found["pairs"], found["labels"]) if m == n))
         ax.plot(x, y, **(figures.look(i + 2) | {"linestyle": "none", "label": f"{n:,} labels"}))
     title = scores.score_name(result.numbers["classifier"])
-    ax.set(xlabel=f"{title} of the samples", ylabel="accuracy of D (%)", title=f"AC-GAN runs: r = {found['r']:.2f}")
+    ax.set(xlabel=f"{title} of the samples", ylabel="accuracy of D (%)",
+           title=f"AC-GAN runs: r = {found['r']:.2f}")
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #9b9e6d7a
 def semi_supervised(result):
-    """Accuracy of D against the number of labels, the gain from images without labels, and the score beside the accuracy."""
+    """Accuracy of D against the number of labels, the gain from images without labels, and the
+    score beside the accuracy."""
     fig, axes = figures.panels(columns=3, ratio=1.05)
     for ax, draw in zip(axes, (by_labels, gain_panel, score_panel), strict=True):
         draw(ax, result)
-    both = zip(axes[0].get_legend_handles_labels(), axes[2].get_legend_handles_labels(), strict=True)
+    both = zip(axes[0].get_legend_handles_labels(), axes[2].get_legend_handles_labels(),
+               strict=True)
     fig.legend(*(a + b for a, b in both), loc="outside upper center", ncols=6)
     return fig
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #4b0d457a
 def captions(result):
     """{figure: caption}."""
-    found, seeds = agreement(result), len({row["seed"] for row in result.numbers["trainings"]})
-    low, high = max(-1, found["low"]), min(1, found["high"])
-    return {"semi_supervised": f"Class head of D on {result.numbers['held out']} held-out images, mean of {seeds} seeds (ticks: "
-                               "each seed; "
-                               "bars: 95 % t interval over seeds). Middle: pairs of equal seed and labels. "
-                               f"Right: r = {found['r']:.2f} (90 % interval {low:.2f} to {high:.2f}) over "
-                               f"{len(found['pairs'])} runs, "
-                               f"{found['inside']:.2f} among runs with equally many labels"}
+    found = agreement(result)
+    seeds = len({row["seed"] for row in result.numbers["trainings"]})
+    low = max(-1, found["low"])
+    high = min(1, found["high"])
+    return {"semi_supervised": f"Class head of D on {result.numbers['held out']} held-out images, "
+                               f"mean of {seeds} seeds (ticks: "
+            "each seed; " "bars: 95 % t interval over seeds). Middle: pairs of equal seed and "
+                          "labels. " f"Right: r = {found['r']:.2f} (90 % interval {low:.2f} to "
+                                     f"{high:.2f}) over " f"{len(found['pairs'])} runs, "
+            f"{found['inside']:.2f} among runs with equally many labels"}
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #b3b14306
 @dataclass(frozen=True)
 class SemiSupervised(Result):
-    """How well D classifies with few labels, with and without a GAN, beside the score of the samples."""
+    """How well D classifies with few labels, with and without a GAN, beside the score of the
+    samples."""
     name = "semi_supervised"
-    figures = {"semi_supervised": Figure("Section 5: accuracy of D against the number of labels", semi_supervised,
-                                         ["acgan-5-c", "acgan-5-d"])}
-    frame, evidence, captions, worth, gains, agreement = frame, evidence, captions, worth, gains, agreement
+    figures = {"semi_supervised": Figure("Section 5: accuracy of D against the number of labels",
+                                         semi_supervised, ["acgan-5-c", "acgan-5-d"])}
+    frame = frame
+    evidence = evidence
+    captions = captions
+    worth = worth
+    gains = gains
+    agreement = agreement
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #1b783df8
 def measure(samplers, images, test, classifier, per_class=100, score_n=50, seed=0):
-    """The `SemiSupervised` of `samplers` of one run each, trained on the ImageSet `images` with and without a GAN at equal seeds.
+    """The `SemiSupervised` of `samplers` of one run each, trained on the ImageSet `images` with and
+    without a GAN at equal seeds.
 
-    per_class: images of each class of `test` that D is shown; score_n: samples of each class for the score under `classifier`."""
+    per_class: images of each class of `test` that D is shown; score_n: samples of each class for
+    the score under `classifier`."""
     few = first_of(test, test.classes, per_class)
     rows = [one_training(sampler, images, few, classifier, score_n, seed) for sampler in samplers]
-    return SemiSupervised({"trainings": rows, "images": len(images), "held out": len(few), "chance": 1 / images.n_classes,
-                           "classifier": classifier.name})
+    return SemiSupervised({"trainings": rows, "images": len(images), "held out": len(few),
+                           "chance": 1 / images.n_classes, "classifier": classifier.name})
