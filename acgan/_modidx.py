@@ -908,6 +908,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'acgan.figures.panels': ('figures.html#panels', 'acgan/figures.py'),
                                'acgan.figures.picture_bytes': ('figures.html#picture_bytes', 'acgan/figures.py'),
                                'acgan.figures.points': ('figures.html#points', 'acgan/figures.py'),
+                               'acgan.figures.preview': ('figures.html#preview', 'acgan/figures.py'),
                                'acgan.figures.render': ('figures.html#render', 'acgan/figures.py'),
                                'acgan.figures.save_figure': ('figures.html#save_figure', 'acgan/figures.py'),
                                'acgan.figures.save_table': ('figures.html#save_table', 'acgan/figures.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DPI', 'WIDTHS', 'COLORS', 'TEMPLATES', 'style', 'look', 'panels', 'finite', 'curves', 'points', 'scatter_identity',
            'training_curves', 'as_tiles', 'enlarge', 'text_size', 'wrap', 'grid_layout', 'image_grid', 'signature',
-           'blank', 'figure_folder', 'write_record', 'picture_bytes', 'save_figure', 'save_table', 'strip',
+           'blank', 'figure_folder', 'write_record', 'picture_bytes', 'preview', 'save_figure', 'save_table', 'strip',
            'strip_bytes', 'strip_files', 'render', 'class_row', 'class_page']
 
 # %% ../nbs/12_figures.ipynb #3bf6c55c
@@ -324,6 +324,17 @@ def picture_bytes(fig, kind):
         fig.savefig(buffer, format=kind, dpi=DPI, metadata={"Software": None} if kind == "png"
                     else {"Date": None, "Creator": None})
     return buffer.getvalue()
+
+# %% ../nbs/12_figures.ipynb #43aca21a
+def preview(fig, colors=128):
+    """`fig` as a PIL image of at most `colors` colours at its own dpi, for a notebook to show;
+    closes it."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"savefig.bbox": None, "savefig.facecolor": "white"}):
+        fig.savefig(buffer, format="png", dpi=fig.dpi)
+    plt.close(fig)
+    full = Image.open(buffer).convert("RGB")
+    return full.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 # %% ../nbs/12_figures.ipynb #ad64d195
 def save_figure(fig, name, label, caption, numbers, *, n, seeds, claims=(), provenance=None,

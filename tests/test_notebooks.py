@@ -1,4 +1,5 @@
-"""The house style, checked: library notebooks explain before they export and check what they export; studies hold no logic."""
+"""The house style, checked: library notebooks explain before they export and check what they export; studies hold no logic; the tour
+shows its outputs."""
 import ast
 import json
 import re
@@ -11,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9]*.ipynb"), *(ROOT / "nbs" / "analyses").glob("*.ipynb")])
-STUDIES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p not in LIBRARY and ".ipynb_checkpoints" not in p.parts)
-EVERY = LIBRARY + STUDIES
+TOUR = ROOT / "nbs" / "index.ipynb"
+STUDIES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p not in [*LIBRARY, TOUR] and ".ipynb_checkpoints" not in p.parts)
+EVERY = [*LIBRARY, *STUDIES, TOUR]
 
 
 def load(path):
@@ -70,7 +72,7 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
 def test_form(path):
     notebook = load(path)
-    assert path.stat().st_size < 120_000
+    assert path.stat().st_size < (400_000 if path == TOUR else 140_000)
     assert notebook["metadata"]["kernelspec"] == {"display_name": "python3", "language": "python", "name": "python3"}
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(ids) == len(set(ids))
@@ -145,6 +147,27 @@ def test_studies_hold_no_logic_and_no_outputs(path):
         assert not re.search(r"%run|\.ipynb", cell["source"]), "studies meet through files"
     parameters = next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     assert all(isinstance(n, ast.AnnAssign) for n in ast.parse(parameters).body) and parameters.count("#") >= len(ast.parse(parameters).body)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_a_library_notebook_keeps_small_outputs_of_cells_that_run_alone(path):
+    for cell in code(load(path)):
+        assert bool(cell["outputs"]) == ("shown" in cell["metadata"].get("tags", [])), f"cell {cell['id']}: tags and outputs"
+        assert not cell["outputs"] or not exported(cell)
+        pictures = [output["data"]["image/png"] for output in cell["outputs"] if "image/png" in output.get("data", {})]
+        assert all(len(picture) * 3 / 4 <= 15_000 for picture in pictures), f"cell {cell['id']}: a picture of over 15 kB"
+
+
+def test_the_tour_reads_like_an_essay():
+    notebook = load(TOUR)
+    for cell in code(notebook):
+        assert lines(cell) <= 12, f"cell {cell['id']} has {lines(cell)} lines"
+        assert max(map(len, cell["source"].splitlines())) <= 100, f"cell {cell['id']} is too wide"
+        assert not exported(cell) and "default_exp" not in cell["source"]
+    shown = sum(bool(cell["outputs"]) for cell in code(notebook))
+    words = sum(len(cell["source"].split()) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    assert shown >= len(code(notebook)) - 3, "cells without outputs"
+    assert words >= 30 * len(code(notebook)), "more code than prose"
 
 
 @pytest.mark.parametrize("path", [p for p in STUDIES if p.parent != ROOT / "nbs"], ids=lambda p: p.stem)
