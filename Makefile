@@ -1,6 +1,7 @@
 # make reproduce [PROFILE=quick] [DATA=DIR] [DATASET=NAME]   the whole chain: train, measure, draw, report
 # make test                                                  everything that is checked
 # make lab                                                   JupyterLab with the notebooks
+# make findings                                              the README's table, from the ledger of the set that it names
 # VENV=DIR reuses an environment, PYTHON=python3.12 chooses the interpreter for a new one, ARGS='...' goes to acgan reproduce.
 
 PYTHON  ?= python3
@@ -14,7 +15,7 @@ HERE := $(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
 RUN  := $(VENV)/bin/python
 export ACGAN_HOME := $(CURDIR)
 
-.PHONY: reproduce test lab clean
+.PHONY: reproduce test lab findings clean
 
 reproduce: $(VENV)/.acgan-$(HERE)-chain
 	@$(RUN) -m acgan.cli reproduce --profile '$(PROFILE)' $(if $(DATA),--data-root '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
@@ -25,6 +26,9 @@ test: $(VENV)/.acgan-$(HERE)-test
 
 lab: $(VENV)/.acgan-$(HERE)-lab
 	$(RUN) -m jupyterlab --notebook-dir='$(CURDIR)/nbs'
+
+findings: $(VENV)/.acgan-$(HERE)-chain
+	$(RUN) -c 'from acgan.findings import write_findings; write_findings("README.md")'
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache figures/quick figures/quick-* data/quick data/quick-*

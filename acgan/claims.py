@@ -259,7 +259,8 @@ def check_row(row, papers):
     """The ledger's row with defaults filled in; UserError that names the row when something is
     wrong with it."""
     usual = {"published": None, "tolerance": None, "with": {}, "trained": True, "unit": "",
-             "measure": "", "protocol": None, "nulls": None, "follows": [], "impossible": ""}
+             "measure": "", "protocol": None, "nulls": None, "follows": [], "impossible": "",
+             "headline": ""}
     name = row.get("id", row)
     keys = ["id", "paper", "where", "states", "rule"]
     lost = [key for key in keys if not row.get(key)]
@@ -269,6 +270,9 @@ def check_row(row, papers):
                         + (f"{lost[0]!r} is missing" if lost else f"unknown key {odd[0]!r}"))
     choose(row["paper"], papers, f"paper in claim {name}")
     choose(row["rule"], RULES, f"rule in claim {name}")
+    if "{}" not in row.get("headline", "{}"):
+        raise UserError(f"claims.yaml, {name}: the headline lacks {{}}, the place of what was "
+                        "measured")
     full = usual | {"power": POWER[row["rule"]]} | row
     if full["rule"] in ("EXA", "ARC", "VIS") or not full["trained"]:
         full["nulls"] = full["nulls"] or []

@@ -383,7 +383,7 @@ def parser():
     p.add_argument("--quick", action="store_true", help="a first look in under a minute")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--only", action="append", default=[], metavar="PART",
-                   help="training, memory or metrics (may be repeated)")
+                   help="training or metrics (may be repeated)")
     p.add_argument("--out", default="", metavar="DIR",
                    help="write to DIR/figures/bench instead of the checkout's")
     return top

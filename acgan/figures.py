@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DPI', 'WIDTHS', 'COLORS', 'TEMPLATES', 'style', 'look', 'panels', 'finite', 'curves', 'points', 'scatter_identity',
            'training_curves', 'as_tiles', 'enlarge', 'text_size', 'wrap', 'grid_layout', 'image_grid', 'signature',
-           'blank', 'figure_folder', 'write_record', 'picture_bytes', 'preview', 'save_figure', 'save_table', 'strip',
-           'strip_bytes', 'strip_files', 'render', 'class_row', 'class_page']
+           'blank', 'figure_folder', 'write_record', 'picture_bytes', 'picture_name', 'preview', 'save_figure',
+           'save_table', 'strip', 'strip_bytes', 'strip_files', 'render', 'class_row', 'class_page']
 
 # %% ../nbs/12_figures.ipynb #3bf6c55c
 import csv
@@ -325,6 +325,12 @@ def picture_bytes(fig, kind):
                     else {"Date": None, "Creator": None})
     return buffer.getvalue()
 
+# %% ../nbs/12_figures.ipynb #a03cb1bd
+def picture_name(name, kind="png", contains_data=False):
+    """'a.png', or 'a.data.png' of a picture that shows images of a data set; git ignores the
+    latter."""
+    return f"{name}.data.{kind}" if contains_data else f"{name}.{kind}"
+
 # %% ../nbs/12_figures.ipynb #43aca21a
 def preview(fig, colors=128):
     """`fig` as a PIL image of at most `colors` colours at its own dpi, for a notebook to show;
@@ -338,20 +344,25 @@ def preview(fig, colors=128):
 
 # %% ../nbs/12_figures.ipynb #ad64d195
 def save_figure(fig, name, label, caption, numbers, *, n, seeds, claims=(), provenance=None,
-                grid=False, title=None, images=None, seconds=None):
+                grid=False, title=None, images=None, seconds=None, contains_data=False):
     """Write figures/<label>/<name>.png, .svg (unless `grid`) and .json; return the caption with n,
     seeds and profile.
 
     `numbers`: every value that the figure shows, JSON-like; `n`: how many samples; `seeds`: of the
     runs behind it; `claims`: ids in the ledger; `images`: the image set (or its fingerprint);
-    `seconds`: what the measurement took. Missing values are kept as None."""
+    `seconds`: what the measurement took; `contains_data`: the picture shows images that belong to
+    others, see `picture_name`. Missing values are kept as None."""
     folder = figure_folder(label, name)
-    for kind in ("png",) if grid else ("png", "svg"):
-        write_bytes(folder / f"{name}.{kind}", picture_bytes(fig, kind))
-    if grid:
-        (folder / f"{name}.svg").unlink(missing_ok=True)
+    kinds = ("png",) if grid else ("png", "svg")
+    names = {kind: picture_name(name, kind, contains_data) for kind in kinds}
+    for kind, file in names.items():
+        write_bytes(folder / file, picture_bytes(fig, kind))
+    for old in {picture_name(name, kind, mark) for kind in ("png", "svg")
+                for mark in (False, True)}:
+        if old not in names.values():
+            (folder / old).unlink(missing_ok=True)
     return write_record("grid" if grid else "figure", name, label, caption, numbers, n, seeds,
-                        claims, provenance, title, images, seconds)
+                        claims, provenance, title, images, seconds, contains_data=contains_data)
 
 # %% ../nbs/12_figures.ipynb #a10e8f97
 def save_table(rows, name, label, caption, *, n=None, seeds=None, columns=None, claims=(),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import claims, config
 from .config import read_json, write_bytes, write_json
-from .figures import render
+from .figures import picture_name, render
 from .stages import STAGES, ChainRequest, inputs_of, read_notebook
 
 # %% ../nbs/13c_report.ipynb #dd4a3eae
@@ -75,7 +75,7 @@ def flatten(value, name=""):
 def picture_view(record, folder):
     """{'width', 'height', 'data'} of a record's PNG file: size in CSS pixels, content in base 64.
     None when the file is missing."""
-    path = Path(folder) / f"{record['name']}.png"
+    path = Path(folder) / picture_name(record["name"], "png", record.get("contains_data", False))
     if not path.is_file():
         return None
     data = path.read_bytes()
@@ -245,8 +245,14 @@ def page_view(job, rows):
 # %% ../nbs/13c_report.ipynb #5677ea1e
 def build_report(profile="quick", label="", stages=STAGES):
     """Write figures/<label>/report.html, a page that needs no network, with claims.json and
-    inputs.json; returns its path."""
+    inputs.json; returns its path.
+
+    The page is report.data.html when it shows a picture whose record says `contains_data`."""
     job = ChainRequest(config.profile(profile), label or profile, stages=tuple(stages))
     page = page_view(job, read_json(claims.save_table(job.label))["rows"])
     write_json(job.figures / "inputs.json", inputs_of(job))
-    return write_bytes(job.figures / "report.html", render("report.html.j2", **page).encode())
+    records = [record for some in collect_figures(job).values() for record in some]
+    marked = any(record.get("contains_data") for record in records)
+    (job.figures / picture_name("report", "html", not marked)).unlink(missing_ok=True)
+    name = picture_name("report", "html", marked)
+    return write_bytes(job.figures / name, render("report.html.j2", **page).encode())

@@ -260,6 +260,6 @@ def run(job, only=(), start="", force=False, say=print, ahead=False):
         if todo:
             table = seconds | {"total": sum(seconds.values())}
             say("\n" + "\n".join(f"{name:<16} {value:8.1f} s" for name, value in table.items()))
-        if (job.figures / "report.html").is_file():
-            say(f"\nreport: {job.figures / 'report.html'}")
+        for page in sorted(job.figures.glob("report*.html")):
+            say(f"\nreport: {page}")
     return seconds

@@ -301,8 +301,9 @@ def inputs_of(job):
     set, by content (hashes)."""
     code = {name: code_hash(path.read_text()) for name, path in modules().items()}
     code |= {name: file_hash(path) for name, path in package_files().items()}
-    made = [path for path in sorted(job.figures.rglob("*"))
-            if path.is_file() and path.name not in ("report.html", "inputs.json")]
+    made = [path for path in sorted(job.figures.rglob("*")) if path.is_file()]
+    made = [path for path in made
+            if path.name not in ("report.html", "inputs.json") and ".data." not in path.name]
     records = [read_json(path)
                for path in made if path.suffix == ".json" and path.parent == job.figures]
     records = [record for record in records if isinstance(record, dict)]

@@ -85,12 +85,17 @@ def publish(result, study, n, part="model", classifier=None, seeds=(0,), notes=N
 
 # %% ../nbs/12a_study.ipynb #695addf7
 def save_grid(study, which, tiles, columns, caption, title, n, part="model", claims=(),
-              numbers=None, seeds=(0,), **labels):
+              numbers=None, seeds=(0,), shows_data=False, **labels):
     """Draw uint8 images as a grid of `columns` and save it as figure `which` of the study; prints
-    the caption."""
+    the caption.
+
+    shows_data: images of the data set are among them, which marks the picture of a set that this
+    package does not draw."""
+    images = study.images(part)
     fig = figures.image_grid(tiles, columns, **labels)
     print(figures.save_figure(fig, which, study.label, caption, numbers or {}, n=n, seeds=list(
-        seeds), grid=True, images=study.images(part).fingerprint, title=title, claims=list(claims)))
+        seeds), grid=True, images=images.fingerprint, title=title, claims=list(claims),
+                              contains_data=shows_data and images.truth is None))
 
 # %% ../nbs/12a_study.ipynb #0b313742
 def record(study, claim, ours, n=None, part="model", classifier=None, facts=None, **what):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from base64 import b64decode
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,8 @@ import matplotlib.pyplot as plt
 
 from acgan import figures
 from acgan.config import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = """
 import matplotlib; matplotlib.use("Agg")
@@ -105,6 +108,34 @@ def test_caption_numbers_and_record(tmp_path):
     assert caption == saved["caption"] == "Something rises. n = 500 a class; seeds 0 to 4; profile gpu."
     assert saved["numbers"] == {"x": {"y": 2.0}, "z": None} and saved["images"] == {"name": "cifar10", "fingerprint": "ab"}
     assert saved["seeds"] == [0, 1, 2, 3, 4] and saved["title"] == "A figure" and saved["provenance"]["python"]
+
+
+def git(*words, lines=""):
+    """The lines that git prints in the checkout for `words`, with `lines` on its standard input."""
+    return subprocess.run(["git", *words], cwd=ROOT, input=lines, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_pictures_of_a_data_set_are_ignored_by_their_mark():
+    tracked = set(git("ls-files", "figures"))
+    if not tracked:
+        pytest.skip("this is no git checkout")
+    read = {path: json.loads((ROOT / path).read_text()) for path in tracked if path.endswith(".json") and (ROOT / path).is_file()}
+    drawn = {path: record for path, record in read.items() if isinstance(record, dict) and record.get("kind") in ("figure", "grid")}
+    marked = [path[:-5] for path, record in drawn.items() if record.get("contains_data")]
+    assert marked, "the sets on real images show some of them"
+    pictures = [f"{path}.data.{kind}" for path in marked for kind in ("png", "svg")]
+    pages = [f"{path.rpartition('/')[0]}/report.data.html" for path in marked]
+    assert set(git("check-ignore", "--stdin", lines="\n".join(pictures + pages))) == {*pictures, *pages}
+    assert not tracked & {*pictures, *pages, *(f"{path}.{kind}" for path in marked for kind in ("png", "svg"))}
+    assert not [path for path in tracked if path.endswith("/report.html") and any(m.startswith(path[:-11]) for m in marked)]
+    plain = {f"{path[:-5]}.png" for path, record in drawn.items() if not record.get("contains_data")}
+    assert plain <= tracked, "a picture without the mark is committed with its record"
+
+
+def test_gitignore_names_no_picture():
+    lines = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("figures/")]
+    assert [line for line in lines if re.search(r"\.(png|svg|html)$", line)] == []
+    assert lines[-1] == "figures/**/" + figures.picture_name("*", "*", contains_data=True)
 
 
 @pytest.mark.parametrize("label, name", [("quick", "../x"), ("..", "x"), ("a/b", "x"), ("quick", "")])
