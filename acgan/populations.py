@@ -8,8 +8,8 @@ __all__ = ['OWN', 'OPS', 'BACKENDS', 'architecture', 'StackedModel', 'convolve',
            'vmapped_pass', 'BatchedTrainer', 'batched_discriminate', 'fused_discriminator_step', 'fused_generator_step',
            'CUDAGraphRunner', 'set_memory_format', 'repeatable', 'Population', 'measure_backend', 'tune_layers',
            'time_layer', 'fastest_backend', 'is_light', 'choose_backend', 'member_bytes', 'free_bytes',
-           'groups_that_fit', 'run_to_next_event', 'take_turns', 'TimeBudgetExceeded', 'train_group', 'train_groups',
-           'train']
+           'groups_that_fit', 'Engine', 'run_to_next_event', 'TimeBudgetExceeded', 'Deadline', 'halt_all', 'take_turns',
+           'train_group', 'halves', 'train_groups', 'locked_sessions', 'train']
 
 # %% ../nbs/05a_populations.ipynb #f0843446
 import contextlib
@@ -17,7 +17,7 @@ import copy
 import os
 import time
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -25,10 +25,10 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from .checkpoints import check_schedule, empty_run_dir, Run, RunSession
+from .checkpoints import empty_run_dir, Run, RunSession, Schedule
 from .config import (choose, deterministic, fingerprint, locked, pick_device, precision,
                           progress, provenance, read_json, UserError, work_root, write_json)
-from .data import to_float
+from .data import ImageSet, to_float
 from .losses import LOSS_WEIGHTS, terms
 from .models import (add_noise, ConditionalBatchNorm, Conv, describe, Discriminator,
                           Generator, noise_spec, NoiseSampler, NoiseTape, split_head,
@@ -628,6 +628,25 @@ def groups_that_fit(configs, device="cpu", limit=None):
         groups += [members[i:i + size] for i in range(0, len(members), size)]
     return groups
 
+# %% ../nbs/05a_populations.ipynb #382d1fea
+@dataclass(frozen=True)
+class Engine:
+    """Where members are trained and how many at once: on `device` (see `config.pick_device`), in
+    `backend` (see `choose_backend`), in groups that fit into `memory` bytes (see
+    `groups_that_fit`). UserError for a backend that does not exist."""
+    device: str | torch.device = "auto"
+    backend: str | dict | None = None
+    memory: float | None = None
+
+    def __post_init__(self):
+        if isinstance(self.backend, str):
+            choose(self.backend, BACKENDS, "backend")
+
+    @classmethod
+    def of(cls, value: "Engine | str | torch.device") -> "Engine":
+        """`value` if it is an Engine, else the Engine on that device."""
+        return value if isinstance(value, cls) else cls(value)
+
 # %% ../nbs/05a_populations.ipynb #1a854be5
 def run_to_next_event(sessions, population):
     """Advance `sessions`, the members of `population`, to the nearest stop. Returns {session: its
@@ -635,8 +654,8 @@ def run_to_next_event(sessions, population):
     steps = [c.t.step for c in sessions]
     failed = {}
     began = time.perf_counter()
-    tables = population.train_steps(min(c.stop(step) - step
-                                        for c, step in zip(sessions, steps, strict=True))).cpu()
+    n = min(c.schedule.next_stop(step) - step for c, step in zip(sessions, steps, strict=True))
+    tables = population.train_steps(n).cpu()
     seconds = (time.perf_counter() - began) / len(sessions)
     for c, table in zip(sessions, tables, strict=True):
         try:
@@ -645,111 +664,142 @@ def run_to_next_event(sessions, population):
             failed[c] = str(error)
     return failed
 
-# %% ../nbs/05a_populations.ipynb #355471bd
-def take_turns(queue, failures, backend, late=lambda seconds: False, bar=None):
-    """Advance the (sessions, population) pairs in `queue` in turn until all are at their ends; see
-    `train_group`."""
-    longest = 0.0
-    while queue:
-        (part, population), began = queue.popleft(), time.monotonic()
-        before = sum(c.t.step for c in part)
-        failed = run_to_next_event(part, population)
-        failures += failed.values()
-        if bar is not None:
-            bar.update(sum(c.t.step for c in part) - before)
-        rest = [c for c in part if c not in failed and c.last < c.goals[-1]]
-        if rest:
-            queue.append((rest,
-                          population if rest == part else Population([c.t for c in rest], backend)))
-        longest = max(longest, time.monotonic() - began)
-        if queue and late(longest):
-            for c in (c for part, _ in queue for c in part):
-                c.halt()
-            raise TimeBudgetExceeded("no time for another stretch")
-    return longest
-
 # %% ../nbs/05a_populations.ipynb #6409215c
 class TimeBudgetExceeded(UserError):
     """Training stopped because its minutes were over. Nothing is lost: the same command goes on."""
 
+# %% ../nbs/05a_populations.ipynb #d2c0ffee
+class Deadline:
+    """The end of a call that may take `minutes`, None for no end. deadline(seconds): would so many
+    more seconds pass it?"""
+
+    def __init__(self, minutes: float | None = None):
+        self.minutes = minutes
+        self.began = time.monotonic()
+
+    def passed(self) -> float:
+        """Minutes since it was made."""
+        return (time.monotonic() - self.began) / 60
+
+    def __call__(self, seconds: float = 0.0) -> bool:
+        return self.minutes is not None and self.passed() + seconds / 60 > self.minutes
+
+# %% ../nbs/05a_populations.ipynb #a775931e
+def halt_all(queue):
+    """Log and save all sessions in `queue`, (sessions, population) pairs, and raise
+    TimeBudgetExceeded."""
+    for sessions, _ in queue:
+        for session in sessions:
+            session.halt()
+    raise TimeBudgetExceeded("no time for another stretch")
+
+# %% ../nbs/05a_populations.ipynb #355471bd
+def take_turns(queue, failures, backend, late=Deadline(), bar=None):
+    """Advance the (sessions, population) pairs in `queue` in turn until all are at their ends; see
+    `train_group`."""
+    longest = 0.0
+    while queue:
+        (sessions, population), began = queue.popleft(), time.monotonic()
+        before = sum(c.t.step for c in sessions)
+        failed = run_to_next_event(sessions, population)
+        failures += failed.values()
+        if bar is not None:
+            bar.update(sum(c.t.step for c in sessions) - before)
+        if rest := [c for c in sessions if c not in failed and c.last < c.schedule.steps]:
+            same = rest == sessions
+            queue.append((rest, population if same else Population([c.t for c in rest], backend)))
+        longest = max(longest, time.monotonic() - began)
+        if queue and late(longest):
+            halt_all(queue)
+    return longest
+
 # %% ../nbs/05a_populations.ipynb #723bc3cf
-def train_group(sessions, images, device, failures, backend=None, late=lambda seconds: False,
-                bar=None):
-    """Train `sessions` of one architecture to their ends; the errors of those that fail go into
-    `failures`. Returns the seconds of the longest stretch. TimeBudgetExceeded when it is `late`."""
+def train_group(sessions, images, engine, failures, late=Deadline(), bar=None):
+    """Train `sessions` of one architecture to their ends on an Engine; the errors of those that fail
+    go into `failures`. Returns the seconds of the longest stretch. TimeBudgetExceeded when it is
+    `late`."""
+    device = pick_device(engine.device)
     with deterministic(sessions[0].config.gan.threads):
-        backend = choose_backend([c.config for c in sessions], images, device, backend)
-        parts = ([[c] for c in sessions] if backend == "loop" and device.type == "cpu"
-                 else [sessions])
+        backend = choose_backend([c.config for c in sessions], images, device, engine.backend)
+        alone = backend == "loop" and device.type == "cpu"
+        parts = [[c] for c in sessions] if alone else [sessions]
         for c in sessions:
             c.resume(images, device, backend=backend, members=len(parts[0]))
         queue = deque((part, Population([c.t for c in part], backend)) for part in parts)
         return take_turns(queue, failures, backend, late, bar)
 
+# %% ../nbs/05a_populations.ipynb #f0c0ffee
+def halves(group, device):
+    """The two halves of a list of RunSessions as lists of RunConfigs. UserError when it has one."""
+    if len(group) == 1:
+        raise UserError(f"run {group[0].config.id} does not fit into {device}: choose a smaller "
+                        "batch or width")
+    half = len(group) // 2
+    return [[c.config for c in part] for part in (group[:half], group[half:])]
+
 # %% ../nbs/05a_populations.ipynb #787eef3f
-def train_groups(sessions, images, device, failures, backend=None, memory=None,
-                 late=lambda seconds: False, bar=None):
-    """Train `sessions` in groups that fit into `memory` bytes, else as `train_group`. UserError
-    when a single member does not fit."""
+def train_groups(sessions, images, engine, failures, late=Deadline(), bar=None):
+    """Train `sessions` on an Engine in groups that fit into its memory, else as `train_group`.
+    UserError when a single member does not fit."""
+    device = pick_device(engine.device)
     images = replace(images, images=images.images.to(device if sessions else "cpu"))
     named = {c.config.id: c for c in sessions}
-    waiting = deque(groups_that_fit([c.config for c in sessions], device, memory))
+    waiting = deque(groups_that_fit([c.config for c in sessions], device, engine.memory))
     while waiting:
         group = [named[config.id] for config in waiting.popleft()]
         try:
-            longest = train_group(group, images, device, failures, backend, late, bar)
+            longest = train_group(group, images, engine, failures, late, bar)
             if waiting and late(longest):
                 raise TimeBudgetExceeded("no time for another group")
         except torch.OutOfMemoryError:
-            if len(group) == 1:
-                raise UserError(f"run {group[0].config.id} does not fit into {device}: choose a "
-                                "smaller batch or width") from None
-            halves = group[:len(group) // 2], group[len(group) // 2:]
-            waiting.extendleft([c.config for c in half] for half in reversed(halves))
+            waiting.extendleft(reversed(halves(group, device)))
         finally:
             for c in group:
                 c.t = None
 
-# %% ../nbs/05a_populations.ipynb #090ea43c
-def train(members, images, steps, out=None, resume=True, device="auto", log_every=50,
-          checkpoint_every=500, keep_steps=(), probe=None, probe_every=None, minutes=None,
-          backend=None, memory=None):
-    """Train `members` (a GANConfig or several) on the ImageSet `images` for `steps` steps; returns
-    their `Run`s, in order.
-
-    `out`: the folder of runs (default work_root()/'runs'); each run is in out/<id>. `keep_steps`:
-    earlier steps whose checkpoints stay. `resume=False` starts over. `probe(t) -> dict` is logged
-    every `probe_every` steps. After `minutes` it saves and raises TimeBudgetExceeded. `backend`:
-    see `choose_backend`. `memory`: bytes to plan with, see `groups_that_fit`. UserError for a bad
-    value, a folder in use, a damaged checkpoint, a full disk, or a loss that is not finite."""
-    check_schedule(steps, log_every, checkpoint_every)
-    members = [members] if isinstance(members, GANConfig) else list(members)
-    device = pick_device(device)
-    began = time.monotonic()
-    configs = [run_config(m, images) for m in members]
-    root = Path(out) if out else work_root() / "runs"
-    failures = []
-    how = {"log_every": log_every, "checkpoint_every": checkpoint_every, "probe": probe,
-           "probe_every": probe_every}
-    every = {config.id: RunSession(root / config.id, config, [*(k for k in keep_steps if k < steps),
-                                                              steps], **how) for config in configs}
+# %% ../nbs/05a_populations.ipynb #a3c0ffee
+@contextlib.contextmanager
+def locked_sessions(sessions, resume=True):
+    """The context in which those of `sessions` that have something to do hold their folders; yields
+    them. `resume=False`: all of them, with empty folders. UserError for a folder in use."""
     with contextlib.ExitStack() as held:
-        active = [c for c in every.values() if not resume or c.missing()]
+        active = [c for c in sessions if not resume or c.missing()]
         for c in active:
             held.enter_context(locked(c.folder))
             if not resume:
                 empty_run_dir(c.folder)
             c.begin()
-        bar = held.enter_context(progress(desc="training",
-                                          total=sum(steps - c.last for c in active)))
-        late = lambda seconds: minutes and time.monotonic() - began + seconds > 60 * minutes
+        yield active
+
+# %% ../nbs/05a_populations.ipynb #090ea43c
+def train(members: GANConfig | list[GANConfig], images: ImageSet, schedule: Schedule | int,
+          engine: Engine | str = Engine(), out: str | Path | None = None,
+          resume: bool = True) -> list[Run]:
+    """Train `members` (a GANConfig or several) on the ImageSet `images` to the end of `schedule`, a
+    Schedule or a number of steps; returns their `Run`s, in order.
+
+    `engine`: an Engine or a device. `out`: the folder of runs (default work_root()/'runs'); each
+    run is in out/<id>. `resume=False` starts over. TimeBudgetExceeded when the schedule's minutes
+    are over. UserError for a bad value, a folder in use, a damaged checkpoint, a full disk, or a
+    loss that is not finite."""
+    schedule = Schedule.of(schedule)
+    engine = Engine.of(engine)
+    device = pick_device(engine.device)
+    members = [members] if isinstance(members, GANConfig) else list(members)
+    root = Path(out) if out else work_root() / "runs"
+    configs = [run_config(m, images) for m in members]
+    sessions = {c.id: RunSession(root / c.id, c, schedule) for c in configs}
+    late = Deadline(schedule.minutes)
+    failures = []
+    with (locked_sessions(sessions.values(), resume) as active,
+          progress(desc="training", total=sum(schedule.steps - c.last for c in active)) as bar):
         try:
-            train_groups(active, images, device, failures, backend, memory, late, bar)
+            train_groups(active, images, engine, failures, late, bar)
         except TimeBudgetExceeded:
-            line = (f"stopped after {(time.monotonic() - began) / 60:.1f} minutes: "
-                    f"{sum(not c.missing() for c in every.values())} of "
-                    f"{len(every)} members complete; the same command goes on")
+            complete = sum(not c.missing() for c in sessions.values())
+            line = (f"stopped after {late.passed():.1f} minutes: {complete} of {len(sessions)} "
+                    "members complete; the same command goes on")
             raise TimeBudgetExceeded("; ".join([line, *failures])) from None
     if failures:
         raise UserError("; ".join(failures))
-    return [Run(root / config.id, config, steps) for config in configs]
+    return [Run(root / c.id, c, schedule.steps, device) for c in configs]
