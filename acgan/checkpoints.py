@@ -206,8 +206,8 @@ class Run(Sampler):
         return [line for line in read_log(self.folder) if line["step"] <= self.step]
 
     def networks(self, run: "Run | None" = None) -> tuple:
-        """(G, D) in evaluation mode, with the weights of `step`, on `device`; read once. `run`: this
-        one, which is how a Sampler is asked. UserError when the checkpoint is damaged."""
+        """(G, D) in evaluation mode, with the weights of `step`, on `device`; read once. `run`:
+        this one, as a Sampler is asked. UserError when the checkpoint is damaged."""
         return self._networks
 
     @cached_property
@@ -320,11 +320,12 @@ class Schedule:
 
 # %% ../nbs/05_checkpoints.ipynb #3a92049d
 def check_schedule(schedule):
-    """UserError, with the name of the value, unless the counts of a Schedule are whole numbers above
-    0, and its minutes too, if any. Its `keep_steps` become a tuple."""
+    """UserError, with the name of the value, unless the counts of a Schedule are whole numbers
+    above 0, and its minutes above 0, if any. Its `keep_steps` become a tuple."""
     object.__setattr__(schedule, "keep_steps", tuple(schedule.keep_steps))
-    counts = [(name, getattr(schedule, name)) for name in ("steps", "log_every", "checkpoint_every")]
-    counts += [("probe_every", schedule.probe_every)] if schedule.probe_every else []
+    names = ["steps", "log_every", "checkpoint_every"]
+    names += ["probe_every"] if schedule.probe_every else []
+    counts = [(name, getattr(schedule, name)) for name in names]
     for name, value in (*counts, *(("a step of keep_steps", k) for k in schedule.keep_steps)):
         if not hasattr(value, "__index__") or value < 1:
             raise UserError(f"{name} must be a whole number above 0, not {value!r}")
@@ -441,9 +442,9 @@ def print_warnings(run_id, line, before):
 
 # %% ../nbs/05_checkpoints.ipynb #a2a7d0c1
 def write_log(folder, t, table, seconds, schedule, last=0):
-    """Append the line of the log for the steps in `table` [n,10], up to t.step, to folder/log.jsonl,
-    with the probe of the Schedule if it is due. Returns the line. UserError when a metric is not
-    finite; `last`: the newest good checkpoint's step."""
+    """Append the line of the log for the steps in `table` [n,10], up to t.step, to
+    folder/log.jsonl, with the probe of the Schedule if it is due. Returns the line. UserError when
+    a metric is not finite; `last`: the newest good checkpoint's step."""
     check_finite(t, table, last)
     line = log_line(t, table, seconds, schedule.probe if schedule.probes(t.step) else None)
     append_line(Path(folder) / "log.jsonl", line)
