@@ -29,7 +29,7 @@ from .training import (FORMAT, METRICS, build, difference, GANConfig, generate,
                             read_run_config, RunConfig, TrainState)
 
 # %% ../nbs/05_checkpoints.ipynb #8eca232d
-def state_dict(t):
+def state_dict(t: TrainState) -> dict[str, torch.Tensor]:
     """Everything that a TrainState needs to continue, as a flat dictionary of CPU tensors."""
     tensors = {"rng": t.rng.get_state(), "step": torch.tensor(t.step)}
     for name, net, opt in (("G", t.G, t.opt_g), ("D", t.D, t.opt_d)):
@@ -79,7 +79,7 @@ def restore(t: TrainState, tensors: dict) -> TrainState:
     return t
 
 # %% ../nbs/05_checkpoints.ipynb #90908495
-def write_checkpoint(folder, tensors, run_id, step):
+def write_checkpoint(folder: str | Path, tensors: dict, run_id: str, step: int) -> Path:
     """Write `tensors` and their description as the checkpoint folder/step-XXXXXXXX, in one rename.
     Returns its path."""
     data = safetensors.torch.save(tensors, {"format": f"acgan-checkpoint-{FORMAT}"})
@@ -235,7 +235,7 @@ def read_networks(run: Run) -> tuple:
     return G.eval(), D.eval()
 
 # %% ../nbs/05_checkpoints.ipynb #d9d5ac5d
-def read_log(folder):
+def read_log(folder: str | Path) -> list[dict]:
     """The lines of folder/log.jsonl as dictionaries, sorted by step, the latest for each step."""
     path = Path(folder) / "log.jsonl"
     lines = {}
@@ -251,7 +251,7 @@ def content_digest(stored):
     return fingerprint({key: value for key, value in stored.items() if key != "digest"})
 
 # %% ../nbs/05_checkpoints.ipynb #a224c2c5
-def steps_in(folder):
+def steps_in(folder: str | Path) -> list[int]:
     """The steps at which `folder` holds a checkpoint, ascending."""
     return sorted(int(p.name[5:]) for p in Path(folder).glob("step-*") if p.name[5:].isdigit())
 

@@ -112,22 +112,22 @@ PART = {"steps": 100, "gan": {}, "images": {}, "classes_per_member": None,
         "probe_every": None, "probe": {}}
 
 
-def part_of(settings, part):
+def part_of(settings: dict, part: str) -> dict:
     """The settings of a profile's part with defaults filled in. UserError for a part or a key that
     does not exist."""
     if not isinstance(settings.get(part), dict):
         raise UserError(f"profile {settings.get('profile')!r} trains no {part!r}")
-    given = PART | settings[part]
-    names = [f.name for f in fields(GANConfig)]
     for key in settings[part]:
         choose(key, PART, f"key of {part!r} in the profile")
-    for key in [*given["gan"], *given["axes"],
-                *(name for variant in given["variants"].values() for name in variant or ())]:
-        choose(key, names, f"setting of a member in {part!r} of the profile")
+    given = PART | settings[part]
+    names = [f.name for f in fields(GANConfig)]
+    for change in (given["gan"], given["axes"], *given["variants"].values()):
+        for name in change or ():
+            choose(name, names, f"setting of a member in {part!r} of the profile")
     return given
 
 # %% ../nbs/06_ensemble.ipynb #4087ce32
-def parts_in(settings):
+def parts_in(settings: dict) -> list[str]:
     """The names of a profile's parts: its entries that say how many steps are trained."""
     return [name
             for name, value in settings.items() if isinstance(value, dict) and "steps" in value]
@@ -186,7 +186,7 @@ def named_members(settings: dict, part: str, classes: list[str]) -> dict[str, GA
     return with_restarts(named, p["n_seeds"])
 
 # %% ../nbs/06_ensemble.ipynb #04c9f6ad
-def part_images(settings, part="model", split="train"):
+def part_images(settings: dict, part: str = "model", split: str = "train") -> ImageSet:
     """The ImageSet that a profile's `part` is trained on (or its `split` "test" to measure it), see
     `data.load`."""
     return load(**settings["images"] | part_of(settings, part)["images"], split=split)
@@ -215,7 +215,7 @@ def train_part(settings: dict, images: ImageSet, part: str = "model",
     return E
 
 # %% ../nbs/06_ensemble.ipynb #22ec6429
-def restarts(E):
+def restarts(E: Ensemble) -> dict[str, list[Run]]:
     """{name of the setting: [its runs, first start first]} of an Ensemble from `train_part`."""
     groups = {}
     for name, run in zip(E.names, E.runs, strict=True):
@@ -223,15 +223,15 @@ def restarts(E):
     return groups
 
 # %% ../nbs/06_ensemble.ipynb #3bd54d1f
-def replicates(E):
+def replicates(E: Ensemble) -> list[Ensemble]:
     """[Ensemble]: one for each seed of a part from `train_part` that has no variants; each is a
     sampler over all classes."""
     return [Ensemble(runs, E.classes, E.device) for runs in zip(*restarts(E).values(), strict=True)]
 
 # %% ../nbs/06_ensemble.ipynb #5219369b
-def sheet(E, columns=10, rows=40, seed=0):
+def sheet(E: Sampler, columns: int = 10, rows: int = 40, seed: int = 0) -> tuple[list, list]:
     """([class name], [uint8 [3,R,R] or None]): `columns` samples of each of at most `rows` classes
-    of an Ensemble, row by row."""
+    of an Ensemble or Run, row by row."""
     at = torch.linspace(0, len(E.classes) - 1, min(rows, len(E.classes))).round().int().tolist()
     tiles = []
     for k in at:
@@ -239,7 +239,7 @@ def sheet(E, columns=10, rows=40, seed=0):
     return [E.classes[k] for k in at], tiles
 
 # %% ../nbs/06_ensemble.ipynb #b0a23bbd
-def run_rows(E, part=""):
+def run_rows(E: Ensemble, part: str = "") -> list[dict]:
     """One dictionary a run of an Ensemble from `train_part`: part, member, classes, first class,
     pixels, seed, step, last losses."""
     rows = []

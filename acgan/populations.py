@@ -35,14 +35,14 @@ from .models import (add_noise, ConditionalBatchNorm, Conv, describe, Discrimina
                           Generator, noise_spec, NoiseSampler, NoiseTape, split_head,
                           subpixel_kernels, TransposedConv)
 from .training import (as_row, build, discriminator_row, discriminator_step, FORMAT,
-                            GANConfig, generator_step, run_config, set_learning_rates,
+                            GANConfig, generator_step, run_config, RunConfig, set_learning_rates,
                             train_steps, TrainState, update_average, working_dtype)
 
 # %% ../nbs/05a_populations.ipynb #b9832a3c
 OWN = ("seed", "lr_g", "lr_d", "noise_std", "loss_weights", "labelled")
 
 
-def architecture(config):
+def architecture(config: RunConfig) -> str:
     """12 hex digits that are equal for configurations whose members can be fused."""
     shared = {name: value
               for name, value in asdict(config.gan).items() if name not in (*OWN, "classes")}
@@ -595,7 +595,8 @@ def is_light(configs, members=8, gflop=0.1):
     return config.gan.batch * mflop / 1000 < gflop
 
 # %% ../nbs/05a_populations.ipynb #7d96044d
-def choose_backend(configs, images, device="auto", backend=None):
+def choose_backend(configs: list[RunConfig], images: ImageSet, device: str = "auto",
+                   backend: str | dict | None = None) -> str | dict:
     """The backend for `configs` on `device`: `backend` or $ACGAN_BACKEND if given; on a CPU by
     `is_light`; on a GPU the fastest by measurement, the loop for one member."""
     backend = backend or os.environ.get("ACGAN_BACKEND")
@@ -607,7 +608,7 @@ def choose_backend(configs, images, device="auto", backend=None):
     return fastest_backend(configs, images, device)
 
 # %% ../nbs/05a_populations.ipynb #3b7911ce
-def member_bytes(config, device="cpu"):
+def member_bytes(config: RunConfig, device: str = "cpu") -> tuple[int, int]:
     """(bytes that stay, bytes of one step) of a member with the run_config `config` on `device`: an
     estimate from above."""
     nets = build(config)
@@ -618,7 +619,7 @@ def member_bytes(config, device="cpu"):
             working_dtype(device).itemsize * (batch * max(10 * d, 5 * (g + d)) + weights))
 
 # %% ../nbs/05a_populations.ipynb #6ef1a207
-def free_bytes(device="cpu"):
+def free_bytes(device: str = "cpu") -> int:
     """Bytes of memory that are free on `device`."""
     device = torch.device(device)
     if device.type == "cuda":
@@ -634,7 +635,8 @@ def free_bytes(device="cpu"):
     return max(free, 0)
 
 # %% ../nbs/05a_populations.ipynb #f4717817
-def groups_that_fit(configs, device="cpu", limit=None):
+def groups_that_fit(configs: list[RunConfig], device: str = "cpu",
+                    limit: float | None = None) -> list[list[RunConfig]]:
     """`configs` as a list of groups of one architecture each, in their order, the largest that fit
     on `device` at once. `limit`: bytes to use (default: four fifths of what is free)."""
     limit = 0.8 * free_bytes(device) if limit is None else limit
