@@ -6,15 +6,18 @@
 __all__ = ['images_of', 'train']
 
 # %% ../nbs/15a_api.ipynb #51273267
+from dataclasses import fields
 from pathlib import Path
 
 from . import data
+from .checkpoints import Run, Schedule
 from .ensemble import Ensemble
+from .populations import Engine, train as train_runs
 from .training import GANConfig
-from .populations import train as train_runs
 
 # %% ../nbs/15a_api.ipynb #d0b34575
-def images_of(source, resolution=None, split="train") -> data.ImageSet:
+def images_of(source: data.ImageSet | str | Path, resolution: int | None = None,
+              split: str = "train") -> data.ImageSet:
     """The ImageSet of `source`: an ImageSet, a name of `data.DATA_SETS`, or the path of a folder of
     class folders.
 
@@ -28,15 +31,21 @@ def images_of(source, resolution=None, split="train") -> data.ImageSet:
     return data.load(str(source), split, resolution or 32)
 
 # %% ../nbs/15a_api.ipynb #f5bfa59a
-def train(source, configs=None, *, steps=10_000, resolution=None, out=None, **how) -> Ensemble:
-    """Train AC-GANs on images and return them as one sampler: `model.sample("cat", 16)` is uint8
-    [16,3,R,R].
+def train(source: data.ImageSet | str | Path, configs: GANConfig | list[GANConfig] | None = None,
+          *, steps: int = 10_000, resolution: int | None = None, out: str | Path | None = None,
+          resume: bool = True, **how) -> Run | Ensemble:
+    """Train AC-GANs on images: a Run for one configuration, an Ensemble for a list of them; with
+    either, `model.sample("cat", 16)` is uint8 [16,3,R,R].
 
     source: see `images_of`. configs: a GANConfig or a list of them, default Table 1 or 2 as
-    printed. steps: batches. out: the folder of runs. how: further arguments of `populations.train`
-    (device, minutes, log_every, checkpoint_every, ...)."""
+    printed. steps: batches. out: the folder of runs. how: further fields of `checkpoints.Schedule`
+    (minutes, log_every, checkpoint_every, ...) and of `populations.Engine` (device, ...)."""
+    names = {f.name for f in fields(Engine)}
+    engine = Engine(**{key: how.pop(key) for key in names & how.keys()})
+    schedule = Schedule(steps, **how)
     images = images_of(source, resolution)
-    members = ([GANConfig()] if configs is None else [configs] if isinstance(configs, GANConfig)
-               else list(configs))
-    runs = train_runs(members, images, steps, out=Path(out) if out else None, **how)
-    return Ensemble(runs, images.classes, how.get("device", "auto"))
+    members = GANConfig() if configs is None else configs
+    runs = train_runs(members, images, schedule, engine, out, resume)
+    if isinstance(members, GANConfig):
+        return runs[0]
+    return Ensemble(runs, images.classes, engine.device)

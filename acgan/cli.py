@@ -102,12 +102,11 @@ def train_part(args):
     members = ensemble.named_members(settings, args.part, images.classes)
     chosen = slice_of(args.members, len(members))
     probe = diagnostics.part_probe(settings, images, args.part, device)
-    how = {"minutes": args.minutes} if args.minutes else {}
     print(f"{args.part}: {len(chosen)} of {len(members)} model(s), {p['steps']:,} steps on "
           f"{len(images):,} images at {images.resolution} px", flush=True)
     try:
         ensemble.train_part(settings | {"label": label}, images, args.part, device, probe,
-                            only=chosen, **how)
+                            only=chosen, minutes=args.minutes or None)
     except populations.TimeBudgetExceeded as error:
         print(error)
         return 3
@@ -185,6 +184,7 @@ def train(args):
     check_words(args)
     if args.profile:
         return train_part(args)
+    from acgan.checkpoints import Schedule
     from acgan.data import class_splits, load
     from acgan.diagnostics import JUDGE, TrainingProbe
     from acgan.ensemble import members_of, train_ensemble
@@ -205,9 +205,9 @@ def train(args):
     probe = TrainingProbe(images, lambda: load(args.folder, "test", args.resolution,
                                                root=args.data_root or None), judge=JUDGE,
                           device=pick_device(args.device))
-    train_ensemble("model", members, images, args.steps, out=args.out, device=args.device,
-                   log_every=args.log_every, checkpoint_every=args.checkpoint_every, probe=probe,
-                   probe_every=max(500, args.log_every))
+    schedule = Schedule(args.steps, args.log_every, args.checkpoint_every, probe=probe,
+                        probe_every=max(500, args.log_every))
+    train_ensemble("model", members, images, schedule, args.device, args.out)
     print(f"trained: {args.out}\nsamples: acgan sample {args.out} --out sheet.png")
 
 # %% ../nbs/16_cli.ipynb #08b0a66a

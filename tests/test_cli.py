@@ -71,7 +71,7 @@ def test_a_part_in_slices_is_the_campaign_of_the_studies(small, tmp_path, capsys
     assert all("probe" in line for line in checkpoints.read_log(half.runs[0].folder)), "Figure 5 needs what the probe finds"
     assert cli.main([*small, "--part", "pairs", "--members", "1:1"]) == 0 and "trained: 2 of 2" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}
-    E = ensemble.train_part(settings, ensemble.part_images(settings, "pairs"), "pairs", device="cpu")
+    E = ensemble.train_part(settings, ensemble.part_images(settings, "pairs"), "pairs", engine="cpu")
     assert E.missing == [] and before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data/runs").rglob("*.safetensors")}, "trained again"
     for wrong, message in (("3", "--members 3 is not within 1:2"), ("x", "cannot read --members 'x'")):
         assert cli.main([*small, "--part", "pairs", "--members", wrong]) == 2 and message in capsys.readouterr().err

@@ -110,12 +110,12 @@ def test_what_is_trained_is_known_and_its_log_gives_the_time(work):
     before = costs.plan_costs(SMALL, "cpu")
     assert before["total"]["done"] == 0 and {one["by"] for one in before["speeds"]} == {"estimate"}
     assert load(**SMALL["images"]).n_classes == 4
-    train_part(SMALL, part_images(SMALL), "model", device="cpu")
+    train_part(SMALL, part_images(SMALL), "model", engine="cpu")
     after = costs.plan_costs(SMALL, "cpu")
     model, splits = after["parts"]
     assert model["done"] == 1 and model["left"] == 0 < model["seconds"] and splits["done"] == 0 and splits["left"] == splits["seconds"]
     assert [one["by"] for one in after["speeds"]] == ["log"] and "3 steps of run" in after["speeds"][0]["text"]
-    train_part(SMALL, part_images(SMALL), "splits", device="cpu")
+    train_part(SMALL, part_images(SMALL), "splits", engine="cpu")
     row = costs.plan_costs(SMALL, "cpu")["parts"][1]
     files = sum(path.stat().st_size for one in (work / "runs").glob("*/step-*") for path in one.glob("tensors.safetensors") if (one.parent / "step-00000002").is_dir())
     assert row["disk"] == pytest.approx(files, rel=0.05) and row["done"] == 2

@@ -19,8 +19,8 @@ from acgan.models import NoiseTape
 from acgan.models import noise_spec
 from acgan.populations import BACKENDS, OPS, BatchedTrainer, CUDAGraphRunner, Population, fastest_backend, groups_that_fit, member_bytes, next_batches
 from acgan.training import METRICS, GANConfig, TrainState, discriminator_step, generator_step, run_config, train_steps
-from acgan.checkpoints import read_log, restore, state_dict, steps_in
-from acgan.populations import TimeBudgetExceeded, train
+from acgan.checkpoints import Schedule, read_log, restore, state_dict, steps_in
+from acgan.populations import Engine, TimeBudgetExceeded, train
 
 FUSED = BACKENDS[1:]
 BASE = GANConfig(width=0.05, batch=8)
@@ -190,22 +190,22 @@ def test_states_pass_between_the_loop_and_fused_groups(images, double):
 
 @pytest.mark.parametrize("backend", ["grouped", "vmap"])
 def test_fused_runs_resume_to_the_same_bits(images, tmp_path, backend):
-    how = {"log_every": 2, "checkpoint_every": 2, "device": "cpu", "backend": backend}
-    straight = train(TRIO, images, 6, out=tmp_path / "straight", **how)
-    train(TRIO, images, 4, out=tmp_path / "pieces", **how)
-    pieces = train(TRIO, images, 6, out=tmp_path / "pieces", **how)
+    often, engine = Schedule(6, log_every=2, checkpoint_every=2), Engine("cpu", backend)
+    straight = train(TRIO, images, often, engine, tmp_path / "straight")
+    train(TRIO, images, replace(often, steps=4), engine, tmp_path / "pieces")
+    pieces = train(TRIO, images, often, engine, tmp_path / "pieces")
     for a, b in zip(straight, pieces, strict=True):
         tensors = [net.state_dict() for run in (a, b) for net in run.networks()]
         assert all(torch.equal(tensors[i][key], tensors[i + 2][key]) for i in range(2) for key in tensors[i])
         assert [[line[m] for m in METRICS] for line in a.log()] == [[line[m] for m in METRICS] for line in b.log()]
-    mixed = train(TRIO, images, 8, out=tmp_path / "pieces", **how | {"backend": "loop"})          # and the loop takes over
+    mixed = train(TRIO, images, replace(often, steps=8), Engine("cpu", "loop"), tmp_path / "pieces")     # and the loop takes over
     assert [line["step"] for line in mixed[0].log()] == [2, 4, 6, 8]
 
 
 def test_a_group_with_members_at_different_steps_logs_and_saves_as_if_alone(images, tmp_path):
-    how = {"log_every": 4, "checkpoint_every": 6, "device": "cpu", "backend": "grouped"}
-    train(TRIO[0], images, 3, out=tmp_path, **how)
-    runs = train(TRIO, images, 12, out=tmp_path, keep_steps=(5,), **how)
+    schedule, engine = Schedule(12, log_every=4, checkpoint_every=6, keep_steps=(5,)), Engine("cpu", "grouped")
+    train(TRIO[0], images, replace(schedule, steps=3), engine, tmp_path)
+    runs = train(TRIO, images, schedule, engine, tmp_path)
     for run in runs:
         assert steps_in(run.folder)[-2:] == [5, 12] and [line["step"] for line in run.log()][-5:] == [4, 5, 6, 8, 12]
         assert sum(line["steps"] for line in read_log(run.folder)) == 12
@@ -225,7 +225,7 @@ def test_at_most_what_fits_is_alive(images, tmp_path, monkeypatch):
     monkeypatch.setattr(acgan.checkpoints, "TrainState", Counted)
     members = [replace(BASE, seed=i) for i in range(5)]
     stays, comes = member_bytes(run_config(BASE, images))
-    runs = train(members, images, 2, out=tmp_path, device="cpu", memory=2.5 * stays + comes)
+    runs = train(members, images, 2, Engine("cpu", memory=2.5 * stays + comes), tmp_path)
     assert most == [1, 2, 1, 2, 1] and [run.step for run in runs] == [2] * 5
     sizes = [len(group) for group in groups_that_fit([run_config(m, images) for m in members], limit=2.5 * stays + comes)]
     assert sizes == [2, 2, 1]
@@ -253,25 +253,26 @@ def test_the_estimate_of_memory_holds_what_autograd_keeps(images):
 
 
 def test_minutes_cut_a_campaign_into_pieces_with_the_same_result(images, tmp_path):
-    members, how = [replace(BASE, seed=i) for i in range(3)], {"log_every": 2, "checkpoint_every": 50, "device": "cpu"}
-    whole, pieces = train(members, images, 6, out=tmp_path / "whole", **how), 0
+    members, whole = [replace(BASE, seed=i) for i in range(3)], Schedule(6, log_every=2, checkpoint_every=50)
+    short, pieces = replace(whole, minutes=1e-6), 0
+    calm = train(members, images, whole, "cpu", tmp_path / "whole")
     with contextlib.suppress(StopIteration):
         while True:
             try:
-                runs = train(members, images, 6, out=tmp_path / "cut", minutes=1e-6, **how)
+                runs = train(members, images, short, "cpu", tmp_path / "cut")
                 break
             except TimeBudgetExceeded as error:
                 assert isinstance(error, UserError) and "of 3 members complete; the same command goes on" in str(error)
                 pieces += 1
                 assert pieces < 20
     assert pieces >= 3
-    for a, b in zip(whole, runs, strict=True):
+    for a, b in zip(calm, runs, strict=True):
         nets = [net.state_dict() for run in (a, b) for net in run.networks()]
         assert all(torch.equal(nets[i][key], nets[i + 2][key]) for i in range(2) for key in nets[i])
         assert [line["step"] for line in b.log()] == [2, 4, 6] and steps_in(b.folder) == [6]
-    assert train(members, images, 6, out=tmp_path / "cut", minutes=1e-6, **how)               # complete: nothing to stop
+    assert train(members, images, short, "cpu", tmp_path / "cut")                             # complete: nothing to stop
     with pytest.raises(TimeBudgetExceeded, match="stopped after 0.0 minutes: 3 of 4 members complete"):
-        train([*members, replace(BASE, seed=7)], images, 6, out=tmp_path / "cut", minutes=1e-6, **how)
+        train([*members, replace(BASE, seed=7)], images, short, "cpu", tmp_path / "cut")
 
 
 def test_measuring_forms_disturbs_nobody(images, tmp_path, monkeypatch):
@@ -333,8 +334,8 @@ def test_on_a_gpu_a_short_bf16_run_of_every_form_learns_alike(images):
 
 @gpu
 def test_on_a_gpu_a_fused_run_resumes_to_the_same_bits(images, tmp_path):
-    how = {"log_every": 10, "checkpoint_every": 10, "device": "cuda", "backend": "grouped"}
-    straight = train(TRIO, images, 40, out=tmp_path / "straight", **how)
-    train(TRIO, images, 20, out=tmp_path / "pieces", **how)
-    for a, b in zip(straight, train(TRIO, images, 40, out=tmp_path / "pieces", **how), strict=True):
+    schedule, engine = Schedule(40, log_every=10, checkpoint_every=10), Engine("cuda", "grouped")
+    straight = train(TRIO, images, schedule, engine, tmp_path / "straight")
+    train(TRIO, images, replace(schedule, steps=20), engine, tmp_path / "pieces")
+    for a, b in zip(straight, train(TRIO, images, schedule, engine, tmp_path / "pieces"), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.generator().parameters(), b.generator().parameters(), strict=True))

@@ -16,24 +16,25 @@ from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
 from acgan.models import SPECS
 from acgan.training import METRICS, GANConfig, run_config
-from acgan.checkpoints import open_run, steps_in
+from acgan.checkpoints import Schedule, open_run, steps_in
 from acgan.populations import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = GANConfig(width=0.05, batch=10)
-OFTEN = {"log_every": 5, "checkpoint_every": 5}
+OFTEN = Schedule(60, log_every=5, checkpoint_every=5)
 PROGRAM = """
 import os, signal, sys, time, torch
 torch.set_num_threads(1)
 from acgan.data import load
 from acgan.training import GANConfig, TrainState, run_config
+from acgan.checkpoints import Schedule
 from acgan.populations import train
 images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), GANConfig(width=0.05, batch=10)
 TrainState(run_config(member, images), images)    # loads what torch loads late
 for patience in map(float, sys.stdin):       # a process of its own trains until it is done or, after so many seconds, killed
     child = os.fork()
     if not child:
-        train(member, images, 60, out=sys.argv[1], device="cpu", log_every=5, checkpoint_every=5)
+        train(member, images, Schedule(60, log_every=5, checkpoint_every=5), "cpu", sys.argv[1])
         os._exit(0)
     if patience:
         time.sleep(patience)
@@ -82,7 +83,7 @@ def measured(run):
 
 
 def test_killed_at_random_moments_resumes_to_the_same_bits(images, trainer, tmp_path):
-    calm = train(SMALL, images, 60, out=tmp_path / "calm", device="cpu", **OFTEN)[0]
+    calm = train(SMALL, images, OFTEN, "cpu", tmp_path / "calm")[0]
     seconds, chance = sum(line["seconds"] for line in calm.log()), random.Random(0)
     folder, steps = tmp_path / "stormy" / calm.id, []
     while len(steps) < 24 and 60 not in steps:
@@ -100,22 +101,22 @@ def test_killed_at_random_moments_resumes_to_the_same_bits(images, trainer, tmp_
 def test_two_runs_on_one_folder_the_second_refuses(images, tmp_path):
     folder = tmp_path / run_config(SMALL, images).id
     with locked(folder), pytest.raises(UserError, match="another run is using"):
-        train(SMALL, images, 2, out=tmp_path, device="cpu")
-    assert train(SMALL, images, 2, out=tmp_path, device="cpu")[0].step == 2
+        train(SMALL, images, 2, "cpu", tmp_path)
+    assert train(SMALL, images, 2, "cpu", tmp_path)[0].step == 2
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(images, tmp_path, monkeypatch):
-    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    run = train(SMALL, images, 2, "cpu", tmp_path)[0]
     monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="cannot write .*: No space left on device"):
-        train(SMALL, images, 4, out=tmp_path, device="cpu")
+        train(SMALL, images, 4, "cpu", tmp_path)
     monkeypatch.undo()
     assert steps_in(run.folder) == [2] and not list(run.folder.glob(".step-*"))
     assert open_run(run.folder).networks()
 
 
 def test_pickled_and_foreign_files_are_refused(images, tmp_path):
-    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    run = train(SMALL, images, 2, "cpu", tmp_path)[0]
     file = run.folder / "step-00000002" / "tensors.safetensors"
     state = json.loads((file.parent / "state.json").read_text())
     for data in (b"", b"\x80\x04K\x01.", b"PK\x03\x04" + bytes(64)):
@@ -130,15 +131,15 @@ def test_pickled_and_foreign_files_are_refused(images, tmp_path):
 
 
 def test_a_member_does_not_feel_its_company(images, tmp_path):
-    many = train(grid(SMALL, seed=(0, 1), lr_g=(1e-4, 3e-4)), images, 4, out=tmp_path / "many", device="cpu", log_every=1)
+    many = train(grid(SMALL, seed=(0, 1), lr_g=(1e-4, 3e-4)), images, Schedule(4, log_every=1), "cpu", tmp_path / "many")
     for run in many[::3]:
         member = run.gan
-        alone = train(member, images, 4, out=tmp_path / "alone", device="cpu", log_every=4)[0]
+        alone = train(member, images, Schedule(4, log_every=4), "cpu", tmp_path / "alone")[0]
         assert alone.id == run.id and equal(alone, run)
 
 
 def test_an_ensemble_samples_each_class_from_its_member_whatever_the_grouping(images, tmp_path):
-    runs = train(members_of([(0, 2), (1,)], SMALL), images, 2, out=tmp_path, device="cpu")
+    runs = train(members_of([(0, 2), (1,)], SMALL), images, 2, "cpu", tmp_path)
     ahead, back = Ensemble(runs, images.classes, "cpu"), Ensemble(runs[::-1], images.classes, "cpu")
     for name in images.classes:
         assert torch.equal(ahead.sample(name, 3, seed=4), back.sample(name, 3, seed=4))
@@ -148,7 +149,7 @@ def test_an_ensemble_samples_each_class_from_its_member_whatever_the_grouping(im
 def test_training_learns_to_tell_classes(images, tmp_path):
     """Where truth is known: after some steps D's classifier beats chance on real images, and G's classes differ."""
     member = GANConfig(width=0.15, batch=30, lr_d=1e-3, lr_g=1e-3, dropout=0.1, noise_std=0)
-    run = train(member, images, 80, out=tmp_path, device="cpu")[0]
+    run = train(member, images, 80, "cpu", tmp_path)[0]
     assert run.log()[-1]["class_real_accuracy"] > 0.7                     # chance is 0.33
     E = Ensemble([run], device="cpu")
     means = torch.stack([E.sample(k, 30).float().mean((0, 2, 3)) for k in range(3)])
@@ -157,7 +158,7 @@ def test_training_learns_to_tell_classes(images, tmp_path):
 
 def test_a_run_trains_with_one_thread_unless_its_configuration_asks_for_more(images, tmp_path):
     torch.set_num_threads(2)
-    one, two = train([SMALL, replace(SMALL, threads=2)], images, 2, out=tmp_path, device="cpu")
+    one, two = train([SMALL, replace(SMALL, threads=2)], images, 2, "cpu", tmp_path)
     assert torch.get_num_threads() == 2, "the caller's own number is put back"
     torch.set_num_threads(1)
     assert one.id != two.id
@@ -170,27 +171,27 @@ def test_the_same_bits_whatever_the_number_of_threads_around_it(images, tmp_path
     hashes = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        run = train(replace(SMALL, width=0.1), images, 200, out=tmp_path / str(threads), device="cpu")[0]
+        run = train(replace(SMALL, width=0.1), images, 200, "cpu", tmp_path / str(threads))[0]
         hashes.append(run.log()[-1]["parameters_sha256"])
     torch.set_num_threads(1)
     assert hashes[0] == hashes[1]
 
 
 def test_a_default_that_changes_later_does_not_continue_another_network(images, tmp_path, monkeypatch):
-    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    run = train(SMALL, images, 2, "cpu", tmp_path)[0]
     spec = SPECS["odena2017-32"]
     monkeypatch.setitem(SPECS, "odena2017-32", replace(spec, noise_std=0.2))
     with pytest.raises(UserError, match="holds another run: noise_std was 0.1 and is now 0.2"):
-        train(SMALL, images, 4, out=tmp_path, device="cpu")
+        train(SMALL, images, 4, "cpu", tmp_path)
     assert open_run(run.folder).gan.noise_std == 0.1, "and what was trained can still be opened"
     assert open_run(run.folder).networks()
 
 
 def test_an_older_format_is_refused_with_one_line(images, tmp_path):
-    run = train(SMALL, images, 2, out=tmp_path, device="cpu")[0]
+    run = train(SMALL, images, 2, "cpu", tmp_path)[0]
     stored = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(stored | {"format": 1}))
-    for attempt in (lambda: open_run(run.folder), lambda: train(SMALL, images, 4, out=tmp_path, device="cpu")):
+    for attempt in (lambda: open_run(run.folder), lambda: train(SMALL, images, 4, "cpu", tmp_path)):
         with pytest.raises(UserError, match="format 1; this version of acgan reads format 2 only") as caught:
             attempt()
         assert "\n" not in str(caught.value)
