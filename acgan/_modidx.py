@@ -967,6 +967,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'acgan.losses.generator_loss': ('losses.html#generator_loss', 'acgan/losses.py'),
                               'acgan.losses.output_errors': ('losses.html#output_errors', 'acgan/losses.py'),
                               'acgan.losses.parameter_errors': ('losses.html#parameter_errors', 'acgan/losses.py'),
+                              'acgan.losses.parameter_gradients': ('losses.html#parameter_gradients', 'acgan/losses.py'),
+                              'acgan.losses.random_outputs': ('losses.html#random_outputs', 'acgan/losses.py'),
                               'acgan.losses.source_loss': ('losses.html#source_loss', 'acgan/losses.py'),
                               'acgan.losses.terms': ('losses.html#terms', 'acgan/losses.py')},
             'acgan.models': { 'acgan.models.Block': ('models.html#block', 'acgan/models.py'),

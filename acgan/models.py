@@ -660,12 +660,13 @@ class NoiseSampler:
                  dtype: torch.dtype | None = None, at_once: bool | None = None):
         self.plans = plans
         self.batch = batch
-        self.like = {"device": torch.device(device), "dtype": dtype}
-        self.at_once = self.like["device"].type == "cuda" if at_once is None else at_once
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.at_once = self.device.type == "cuda" if at_once is None else at_once
         self.groups = noise_groups(plans, self.at_once)
         self.stds = {}
         for i in sorted(i for group in self.groups for i in group):
-            stds = torch.tensor([plan[i][2] for plan in plans], **self.like)
+            stds = torch.tensor([plan[i][2] for plan in plans], device=self.device, dtype=dtype)
             self.stds[i] = stds.view(-1, 1, *[1] * len(plans[0][i][1]))
 
     def draw(self, rngs: list) -> list[tuple]:
@@ -678,7 +679,7 @@ class NoiseSampler:
     def draw_group(self, group: list, rngs: list) -> Iterable[tuple]:
         """Yield (position, numbers [M,B,..]) of what is drawn together."""
         sizes = [self.batch * math.prod(self.plans[0][i][1]) for i in group]
-        flat = torch.empty(len(rngs), sum(sizes), **self.like)
+        flat = torch.empty(len(rngs), sum(sizes), device=self.device, dtype=self.dtype)
         for numbers, rng, plan in zip(flat, rngs, self.plans, strict=True):
             kind, _, value = plan[group[0]]
             fill_noise(numbers, rng, kind, value, self.at_once)
