@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'LOSS_WEIGHTS', 'source_loss', 'class_loss', 'Term', 'Objective', 'find_objective', 'check_loss_weights',
-           'terms', 'discriminator_loss', 'generator_loss', 'closed_gradients', 'output_errors', 'parameter_errors']
+           'terms', 'discriminator_loss', 'generator_loss', 'closed_gradients', 'random_outputs', 'output_errors',
+           'parameter_gradients', 'parameter_errors']
 
 # %% ../nbs/03_losses.ipynb #d99513fc
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ from torch.nn import functional as F
 from .config import UserError, choose
 
 # %% ../nbs/03_losses.ipynb #ecfe86d0
-def source_loss(s, real):
+def source_loss(s: torch.Tensor, real: bool) -> torch.Tensor:
     """-E[log P(S=real|X)] (real=True) or -E[log P(S=fake|X)] for source logits s [B]: each half of
     L_S, Eq. 2, negated. >= 0."""
     return F.softplus(-s if real else s).mean()
 
 # %% ../nbs/03_losses.ipynb #aeacfc7e
-def class_loss(l, c, target="own", kind="log"):
+def class_loss(l: torch.Tensor, c: torch.Tensor | None, target: str = "own",
+               kind: str = "log") -> torch.Tensor:
     """Loss of class logits l [B,K] with a target: 'own' (labels c [B], -1 = no label: ignored),
     'argmax' (D's own likeliest class, no gradient through the choice) or 'uniform'. `kind` 'log':
     -E[log P(C=c|X)], each half of L_C in Eq. 3, negated, >= 0; 'linear': -E[P(C=c|X)] (not for
@@ -30,11 +32,11 @@ def class_loss(l, c, target="own", kind="log"):
     if target == "uniform":
         return (l.logsumexp(1) - l.mean(1)).mean()
     goal = c if target == "own" else l.detach().argmax(1)
+    labelled = (goal >= 0).sum().clamp(min=1)
     if choose(kind, ("log", "linear"), "class loss") == "linear":
         p = l.softmax(1).gather(1, goal.clamp(min=0)[:, None])[:, 0]
-        return -(p * (goal >= 0)).sum() / (goal >= 0).sum().clamp(min=1)
-    return F.cross_entropy(l, goal, ignore_index=-1,
-                           reduction="sum") / (goal >= 0).sum().clamp(min=1)
+        return -(p * (goal >= 0)).sum() / labelled
+    return F.cross_entropy(l, goal, ignore_index=-1, reduction="sum") / labelled
 
 # %% ../nbs/03_losses.ipynb #a42f283c
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Term:
     sign: int = 1
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.asks}_{self.on}"
 
 # %% ../nbs/03_losses.ipynb #f883a1f2
@@ -70,29 +72,27 @@ _OWN = Term("fake", "class", "own")
 _REAL_CLASS = Term("real", "class", "own")
 
 # %% ../nbs/03_losses.ipynb #9537f58f
-OBJECTIVES = {"acgan": Objective("AC-GAN, Odena Eq. 2-3, G non-saturating",
-                                 (*_SOURCE, _REAL_CLASS, _OWN), (_FOOL, _OWN)),
-              "acgan-saturating": Objective("AC-GAN, Odena Eq. 2-3 as printed: G maximises L_C - "
-                                            "L_S", (*_SOURCE, _REAL_CLASS, _OWN),
-                                            (Term("fake", "source", "fake", sign=-1), _OWN)),
-              "classifier": Objective("D's classes of real images alone: no GAN", (_REAL_CLASS,),
-                                      (), conditional=False),
-              "gan": Objective("GAN, Zhou Eq. 1: no class term", _SOURCE, (_FOOL,),
-                               conditional=False),
-              "gan*": Objective("GAN*: D also learns the classes of real images",
-                                (*_SOURCE, _REAL_CLASS), (_FOOL,), conditional=False),
-              "acgan*": Objective("AC-GAN*, Zhou Eq. 6-9: no class term on fakes in D",
-                                  (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN)),
-              "acgan*+": Objective("AC-GAN*+, Zhou Eq. 20: D is undecided about the class of fakes",
-                                   (*_SOURCE, _REAL_CLASS, Term("fake", "class", "uniform")),
-                                   (_FOOL, _OWN)),
-              "labelgan": Objective("LabelGAN, Zhou Eq. 2-5", (*_SOURCE, _REAL_CLASS), (_FOOL,),
-                                    head="k+1", conditional=False),
-              "amgan": Objective("AM-GAN, Zhou Eq. 14-15", (*_SOURCE, _REAL_CLASS), (_FOOL, _OWN),
-                                 head="k+1"),}
+_ACGAN = (*_SOURCE, _REAL_CLASS, _OWN)
+_STAR = (*_SOURCE, _REAL_CLASS)
+OBJECTIVES = {
+    "acgan": Objective("AC-GAN, Odena Eq. 2-3, G non-saturating", _ACGAN, (_FOOL, _OWN)),
+    "acgan-saturating": Objective("AC-GAN, Odena Eq. 2-3 as printed: G maximises L_C - L_S",
+                                  _ACGAN, (Term("fake", "source", "fake", sign=-1), _OWN)),
+    "classifier": Objective("D's classes of real images alone: no GAN", (_REAL_CLASS,), (),
+                            conditional=False),
+    "gan": Objective("GAN, Zhou Eq. 1: no class term", _SOURCE, (_FOOL,), conditional=False),
+    "gan*": Objective("GAN*: D also learns the classes of real images", _STAR, (_FOOL,),
+                      conditional=False),
+    "acgan*": Objective("AC-GAN*, Zhou Eq. 6-9: no class term on fakes in D", _STAR,
+                        (_FOOL, _OWN)),
+    "acgan*+": Objective("AC-GAN*+, Zhou Eq. 20: D is undecided about the class of fakes",
+                         (*_STAR, Term("fake", "class", "uniform")), (_FOOL, _OWN)),
+    "labelgan": Objective("LabelGAN, Zhou Eq. 2-5", _STAR, (_FOOL,), "k+1", conditional=False),
+    "amgan": Objective("AM-GAN, Zhou Eq. 14-15", _STAR, (_FOOL, _OWN), "k+1"),
+}
 
 # %% ../nbs/03_losses.ipynb #3a3ffabf
-def find_objective(name, labels="predefined"):
+def find_objective(name: str, labels: str = "predefined") -> Objective:
     """The `Objective` called `name`; with `labels` 'dynamic', fakes are to have D's likeliest class
     and G is told none. UserError for an unknown name, or for dynamic labels where no term asks for
     the class of a fake."""
@@ -111,15 +111,17 @@ LOSS_WEIGHTS = tuple(f"{side}{name}" for side in ("", "d_", "g_")
                                   "class_fake"))
 
 
-def check_loss_weights(weights):
+def check_loss_weights(weights: dict) -> dict:
     """`weights` {name of LOSS_WEIGHTS: factor}, unless a name is none: then UserError."""
     for name in weights:
         choose(name, LOSS_WEIGHTS, "loss weight")
     return weights
 
 # %% ../nbs/03_losses.ipynb #4565ea61
-def terms(part, real_out=None, real_c=None, fake_out=None, fake_c=None, loss_weights=None, side="",
-          kind="log"):
+def terms(part: tuple, real_out: tuple | None = None, real_c: torch.Tensor | None = None,
+          fake_out: tuple | None = None, fake_c: torch.Tensor | None = None,
+          loss_weights: dict | None = None, side: str = "",
+          kind: str = "log") -> dict[str, torch.Tensor]:
     """The weighted terms of `part` (`objective.d` or `.g`) as {name: scalar}. `*_out` = (source
     logits [B], class logits [B,K]), `*_c` labels [B]. `loss_weights`: extra weights, names of
     LOSS_WEIGHTS; `side`: 'd' or 'g', whose own weights count too. `kind`: see `class_loss`.
@@ -128,9 +130,10 @@ def terms(part, real_out=None, real_c=None, fake_out=None, fake_c=None, loss_wei
     values = {}
     for term in part:
         (s, l), c = (real_out, real_c) if term.on == "real" else (fake_out, fake_c)
-        source = term.asks == "source"
-        loss = source_loss(s,
-                           term.target == "real") if source else class_loss(l, c, term.target, kind)
+        if term.asks == "source":
+            loss = source_loss(s, term.target == "real")
+        else:
+            loss = class_loss(l, c, term.target, kind)
         factor = 1.0
         for name in (term.asks, term.name, f"{side}_{term.asks}", f"{side}_{term.name}"):
             factor = factor * weights.get(name, 1.0)
@@ -138,22 +141,24 @@ def terms(part, real_out=None, real_c=None, fake_out=None, fake_c=None, loss_wei
     return values
 
 # %% ../nbs/03_losses.ipynb #7e1757f7
-def discriminator_loss(objective, real_out, real_c, fake_out, fake_c, loss_weights=None):
+def discriminator_loss(objective: str, real_out: tuple, real_c: torch.Tensor, fake_out: tuple,
+                       fake_c: torch.Tensor, loss_weights: dict | None = None) -> torch.Tensor:
     """D's loss, to be minimised: for 'acgan' it is -(L_S + L_C) of Eq. 2-3. Outputs and labels as
     in `terms`. A scalar."""
     part = find_objective(objective).d
     return sum(terms(part, real_out, real_c, fake_out, fake_c, loss_weights, "d").values())
 
 # %% ../nbs/03_losses.ipynb #103e16a1
-def generator_loss(objective, fake_out, fake_c, loss_weights=None):
+def generator_loss(objective: str, fake_out: tuple, fake_c: torch.Tensor | None,
+                   loss_weights: dict | None = None) -> torch.Tensor:
     """G's loss, to be minimised: for 'acgan-saturating' it is -(L_C - L_S) of Eq. 2-3 up to parts
     without G; for 'acgan' the source part is -E[log P(S=real|X_fake)] instead. A scalar."""
     part = find_objective(objective).g
-    return sum(terms(part, fake_out=fake_out, fake_c=fake_c, loss_weights=loss_weights,
-                     side="g").values())
+    return sum(terms(part, None, None, fake_out, fake_c, loss_weights, "g").values())
 
 # %% ../nbs/03_losses.ipynb #d3c1b08a
-def closed_gradients(real_out, real_c, fake_out, fake_c):
+def closed_gradients(real_out: tuple, real_c: torch.Tensor, fake_out: tuple,
+                     fake_c: torch.Tensor) -> list[torch.Tensor]:
     """[s_real [B], s_fake [B], l_real [B,K], l_fake [B,K]]: the gradient of -(L_S + L_C), Eq. 2-3,
     of each image by itself.
 
@@ -163,51 +168,67 @@ def closed_gradients(real_out, real_c, fake_out, fake_c):
     return [torch.sigmoid(s_real) - 1, torch.sigmoid(s_fake),
             l_real.softmax(1) - F.one_hot(real_c, K), l_fake.softmax(1) - F.one_hot(fake_c, K)]
 
+# %% ../nbs/03_losses.ipynb #7b789e8a
+def random_outputs(draws: int, rng: torch.Generator, K: int = 10) -> tuple:
+    """(real_out, real_c, fake_out, fake_c) as in `discriminator_loss`, in float64, with gradients:
+    source logits [draws], class logits [draws,K], labels [draws]."""
+    def logits(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64).mul(3).requires_grad_()
+    s_real, s_fake = (logits(draws) for _ in range(2))
+    l_real, l_fake = (logits(draws, K) for _ in range(2))
+    c_real, c_fake = (torch.randint(K, (draws,), generator=rng) for _ in range(2))
+    return (s_real, l_real), c_real, (s_fake, l_fake), c_fake
+
 # %% ../nbs/03_losses.ipynb #cca61489
-def output_errors(draws, rng, d="acgan", g="acgan-saturating", K=10):
+def output_errors(draws: int, rng: torch.Generator, d: str = "acgan", g: str = "acgan-saturating",
+                  K: int = 10) -> dict[str, list[float]]:
     """{'d': [s_real, s_fake, l_real, l_fake], 'g': [s_fake, l_fake]}: largest relative errors of
     the gradients of D's loss `d` and G's loss `g` on `draws` random outputs from `rng`, in float64,
     against Eq. 2-3."""
-    s_real, s_fake = (torch.randn(draws, generator=rng, dtype=torch.float64).mul(3).requires_grad_()
-                      for _ in range(2))
-    l_real, l_fake = (torch.randn(draws, K, generator=rng,
-                                  dtype=torch.float64).mul(3).requires_grad_() for _ in range(2))
-    c_real, c_fake = (torch.randint(K, (draws,), generator=rng) for _ in range(2))
-    loss_d = discriminator_loss(d, (s_real, l_real), c_real, (s_fake, l_fake), c_fake) * draws
-    loss_g = generator_loss(g, (s_fake, l_fake), c_fake) * draws
-    grads_d = torch.autograd.grad(loss_d, [s_real, s_fake, l_real, l_fake], materialize_grads=True)
-    grads_g = torch.autograd.grad(loss_g, [s_fake, l_fake], materialize_grads=True)
-    want = closed_gradients((s_real, l_real), c_real, (s_fake, l_fake), c_fake)
-    size = [x.abs().clamp(min=1e-3) for x in want]
-    return {"d": [((a - b).abs() / s).max().item() for a, b, s in zip(grads_d, want, size)],
-            "g": [((grads_g[0] + want[1]).abs() / size[1]).max().item(),
-                  ((grads_g[1] - want[3]).abs() / size[3]).max().item()]}
+    real_out, c_real, fake_out, c_fake = random_outputs(draws, rng, K)
+    outputs = [real_out[0], fake_out[0], real_out[1], fake_out[1]]
+    loss_d = discriminator_loss(d, real_out, c_real, fake_out, c_fake) * draws
+    loss_g = generator_loss(g, fake_out, c_fake) * draws
+    grads_d = torch.autograd.grad(loss_d, outputs, materialize_grads=True)
+    grads_g = torch.autograd.grad(loss_g, outputs[1::2], materialize_grads=True)
+    want = closed_gradients(real_out, c_real, fake_out, c_fake)
+    def error(found, wanted):
+        return ((found - wanted).abs() / wanted.abs().clamp(min=1e-3)).max().item()
+    return {"d": [error(found, wanted) for found, wanted in zip(grads_d, want)],
+            "g": [error(-grads_g[0], want[1]), error(grads_g[1], want[3])]}
+
+# %% ../nbs/03_losses.ipynb #9aa3d6d6
+def parameter_gradients(G: torch.nn.Module, D: torch.nn.Module, outputs: list, losses: tuple,
+                        push: list) -> tuple[tuple, tuple]:
+    """(ours, theirs): the gradients of all parameters of D, then of G, as two lists of tensors.
+    Ours are those of `losses`; theirs those of D's `outputs`, each weighted by its entry of
+    `push`."""
+    def grad(of, net, weights=None):
+        return torch.autograd.grad(of, list(net.parameters()), weights, retain_graph=True)
+    ours = grad(losses[0], D) + grad(losses[1], G)
+    theirs = grad(outputs, D, push) + grad(outputs[1::2], G, [-push[1], push[3]])
+    return ours, theirs
 
 # %% ../nbs/03_losses.ipynb #ef6471ca
-def parameter_errors(G, D, rng, n=20, d="acgan", g="acgan-saturating"):
+def parameter_errors(G: torch.nn.Module, D: torch.nn.Module, rng: torch.Generator, n: int = 20,
+                     d: str = "acgan", g: str = "acgan-saturating") -> dict:
     """{'error', 'stray', 'entries'} of the gradients of all parameters of G and D in float64, for
     `n` images from `rng`.
 
     G(z, c) -> x and D(x) -> (s, l), as in `models`, in evaluation mode. `entries`: how many
     gradients were compared."""
     c = torch.arange(n) % G.n_classes
-    R = G.resolution
-    z, x = (torch.randn(n, *shape, generator=rng, dtype=torch.float64)
-            for shape in ((G.z_dim,), (3, R, R)))
-    real_out = D(x.clamp(-1, 1))
-    fake_out = D(G(z, c))
-    push = closed_gradients(real_out, c, fake_out, c)
-    outputs = [real_out[0], fake_out[0], real_out[1], fake_out[1]]
-    weights = (list(D.parameters()), list(G.parameters()))
-    ours = (torch.autograd.grad(discriminator_loss(d, real_out, c, fake_out,
-                                                   c), weights[0], retain_graph=True)
-            + torch.autograd.grad(generator_loss(g, fake_out, c), weights[1], retain_graph=True))
-    theirs = (torch.autograd.grad(outputs, weights[
-        0], [v.detach() / n for v in push], retain_graph=True) + torch.autograd.grad(
-            outputs[1::2], weights[1], [-push[1].detach() / n, push[3].detach() / n],
-            retain_graph=True))
+    z = torch.randn(n, G.z_dim, generator=rng, dtype=torch.float64)
+    x = torch.randn(n, 3, G.resolution, G.resolution, generator=rng, dtype=torch.float64)
+    real = D(x.clamp(-1, 1))
+    fake = D(G(z, c))
+    push = closed_gradients(real, c, fake, c)
+    losses = discriminator_loss(d, real, c, fake, c), generator_loss(g, fake, c)
+    ours, theirs = parameter_gradients(G, D, [real[0], fake[0], real[1], fake[1]], losses,
+                                       [v.detach() / n for v in push])
     error = max(((a - b).norm() / b.norm().clamp(min=1e-12)).item()
                 for a, b in zip(ours, theirs, strict=True))
-    stray = torch.autograd.grad(push[0].sum() + push[2].sum(), weights[1], allow_unused=True)
+    stray = torch.autograd.grad(push[0].sum() + push[2].sum(), list(G.parameters()),
+                                allow_unused=True)
     return {"error": error, "stray": max(0.0 if v is None else v.abs().max().item() for v in stray),
             "entries": sum(v.numel() for v in ours)}

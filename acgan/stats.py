@@ -7,12 +7,14 @@ __all__ = ['t_interval', 'jackknife', 'share_interval', 'bootstrap', 'roc_area']
 
 # %% ../nbs/00a_stats.ipynb #acc998e6
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
 # %% ../nbs/00a_stats.ipynb #099b4a7b
-def t_interval(values, level=0.95):
+def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high) of independent values by Student's t; limits are infinite for a single
     value."""
     x = np.asarray(values, dtype=float)
@@ -22,7 +24,8 @@ def t_interval(values, level=0.95):
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 # %% ../nbs/00a_stats.ipynb #99c9efaf
-def jackknife(statistic, columns, clusters=None, level=0.95):
+def jackknife(statistic: Callable, columns: list, clusters: ArrayLike | None = None,
+              level: float = 0.95) -> tuple[float, float, float, int]:
     """(value, low, high, number of clusters) of statistic(*columns) for `columns`: arrays [N] or
     [N,k] that share their rows.
 
@@ -41,7 +44,8 @@ def jackknife(statistic, columns, clusters=None, level=0.95):
     return value, value - half, value + half, count
 
 # %% ../nbs/00a_stats.ipynb #37649d36
-def share_interval(cases, clusters=None, level=0.95):
+def share_interval(cases: ArrayLike, clusters: ArrayLike | None = None,
+                   level: float = 0.95) -> tuple[float, float, float, int]:
     """(share, low, high, number of clusters) of `cases` (0 or 1, [N]): the hull of the jackknife
     over `clusters` and of Wilson's interval for as many cases as there are clusters."""
     share, low, high, n = jackknife(np.mean, [cases], clusters, level)
@@ -54,7 +58,8 @@ def share_interval(cases, clusters=None, level=0.95):
     return share, max(0.0, min(low, ends[0])), min(1.0, max(high, ends[1])), n
 
 # %% ../nbs/00a_stats.ipynb #534a025f
-def bootstrap(values, statistic=np.mean, clusters=None, draws=10000, seed=0, level=0.95):
+def bootstrap(values: ArrayLike, statistic: Callable = np.mean, clusters: ArrayLike | None = None,
+              draws: int = 10000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """(low, high): percentile interval of `statistic` over resampled rows of `values` [N] or [N,k];
     whole clusters if given (ids [N])."""
     values = np.asarray(values)
@@ -75,7 +80,7 @@ def bootstrap(values, statistic=np.mean, clusters=None, draws=10000, seed=0, lev
     return tuple(float(v) for v in np.nanpercentile(results, [tail, 100 - tail]))
 
 # %% ../nbs/00a_stats.ipynb #0db89673
-def roc_area(positive, negative):
+def roc_area(positive: ArrayLike, negative: ArrayLike) -> float:
     """The share of pairs (p, q) of values from `positive` [n] and `negative` [m] with p > q, plus
     half of the ties; NaN if either is empty."""
     p = np.asarray(positive, dtype=float)

@@ -10,7 +10,7 @@ import json
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ Evidence = namedtuple("Evidence", "ours arguments nulls note undecided",
                       defaults=(None, {}, "", ""))
 
 # %% ../../nbs/analyses/00_result.ipynb #fd19657b
-def evidence_of(arguments, ours, notes=None):
+def evidence_of(arguments: dict, ours: dict, notes: dict | None = None) -> dict[str, Evidence]:
     """{claim: Evidence} of `arguments` and `ours`, both {subject: {claim: ...}}; the first subject
     is ours, the others are its nulls."""
     first, *others = arguments
@@ -42,38 +42,38 @@ class Result:
     name: ClassVar[str] = ""
     figures: ClassVar[dict] = {}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", plain(self.numbers))
 
     def frame(self) -> pd.DataFrame:
         """A tidy table, one row an observation."""
         raise NotImplementedError(f"{type(self).__name__} has no table")
 
-    def figure(self, which=None):
+    def figure(self, which: str | None = None) -> Any:
         """The matplotlib figure `which` of `figures` (default: the first), drawn from the numbers
         alone."""
-        which = next(iter(self.figures)) if which is None else which
+        which = next(iter(self.figures), None) if which is None else which
         if which not in self.figures:
             raise UserError(f"{self.name} draws {', '.join(self.figures) or 'nothing'}, not "
                             f"{which!r}")
         return self.figures[which].draw(self)
 
-    def captions(self):
+    def captions(self) -> dict[str, str]:
         """{figure: its caption}, from the numbers."""
         return {}
 
-    def evidence(self):
+    def evidence(self) -> dict[str, Evidence]:
         """{claim: Evidence} for the claims of the papers that this analysis speaks to."""
         return {}
 
-    def save(self, folder):
+    def save(self, folder: Path | str) -> Path:
         """Write folder/<name>.json; returns the path."""
         text = json.dumps({"analysis": self.name, "numbers": self.numbers}, indent=1,
                           allow_nan=False, ensure_ascii=False)
         return write_bytes(Path(folder) / f"{self.name}.json", (text + "\n").encode())
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: Path | str) -> "Result":
         """The Result that `save` wrote. UserError when the file holds another analysis."""
         saved = read_json(Path(folder) / f"{cls.name}.json")
         if saved.get("analysis") != cls.name:
