@@ -9,7 +9,7 @@ __all__ = ['NAMES']
 __version__ = "0.1.0"
 
 # %% ../nbs/18_init.ipynb #da0e773d
-NAMES = {"train": "api"}
+NAMES = {"train": "api", "analyse": "samples_report"}
 
 # %% ../nbs/18_init.ipynb #8dbdc87f
 def __getattr__(name):

@@ -30,7 +30,6 @@ QUICK = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per_c
          "stages": {"samples": {"per_class": 6}}}
 REAL = QUICK | {"images": {"name": "cifar10", "resolution": 32, "n_classes": None, "per_class": None, "root": None}}
 ELSEWHERE = {"pip install .": "tests/test_wheel.py"}
-PENDING = {"analyse"}                                            # commands that a page may show before the parser has them
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -136,8 +135,6 @@ def test_a_command_of_the_page_runs(page, line, place, capfd):
     else:
         assert words[0] == "acgan", f"the page has a command that its test does not know: {line}"
         small = made_small(words, given)
-        if words[1] in PENDING - command_names():
-            pytest.skip(f"acgan {words[1]} is not there yet")
         if words[1] == "verify":
             own_set(place)
         run = ["plan", *words[2:], *small[-2:]] if "-p" in words else [*words[1:], *small]
@@ -168,7 +165,7 @@ def test_a_python_example_runs(number, place):
 def test_commands_in_the_prose_exist(page):
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for program, word in re.findall(r"`(acgan|make)\s+([a-z]+)", prose(page)):
-        assert word in (targets if program == "make" else command_names() | PENDING), f"{program} {word}"
+        assert word in (targets if program == "make" else command_names()), f"{program} {word}"
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])

@@ -52,3 +52,28 @@ def test_the_package_finds_its_files_in_an_unpacked_wheel(wheel, tmp_path):
     result = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [str(tmp_path / "site" / "acgan" / "__init__.py"), "1000", " ".join(TEMPLATES)]
+
+
+ANALYSE = """
+from acgan import cli, data
+from PIL import Image
+from pathlib import Path
+for name, split, seed in (("samples", "train", 1), ("real/train", "train", 0), ("real/test", "test", 0)):
+    images = data.load("blossoms", split, 32, n_classes=2, per_class=20, seed=seed)
+    for i, pixels in enumerate(images.images):
+        path = Path(name, images.classes[images.labels[i]], f"{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+raise SystemExit(cli.main(["analyse", "samples", "--real", "real", "--out", "report", "--device", "cpu"]))
+"""
+
+
+def test_analyse_works_from_an_unpacked_wheel(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ACGAN_")} | {"PYTHONPATH": str(tmp_path / "site")}
+    (tmp_path / "here").mkdir()
+    result = subprocess.run([sys.executable, "-c", ANALYSE], cwd=tmp_path / "here", env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "None of 2 classes is collapsed." in result.stdout
+    assert (tmp_path / "here" / "report" / "report.html").is_file()
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["real", "report", "samples"], "nothing else was written"
