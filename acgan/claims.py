@@ -85,7 +85,8 @@ def number(values: ArrayLike, published: float, tolerance: float, clusters: Arra
     if comparable and least < low and high < most and way.outcome != "disagrees":
         return found._replace(outcome="agrees", why=text)
     if way.outcome in OUTCOMES[:2]:
-        return found._replace(outcome="same direction", why=f"{text}; the ordering holds ({way.why})")
+        why = f"{text}; the ordering holds ({way.why})"
+        return found._replace(outcome="same direction", why=why)
     if way.outcome == "disagrees" or comparable and (wide[0] > most or wide[1] < least):
         return found._replace(outcome="disagrees")
     return found
@@ -584,7 +585,8 @@ def record(label: str, claim: str, ours: Any, evidence: dict | None = None,
     skipped, undecided: why there is no evidence; seconds: for the provenance alone."""
     rows = ledger()
     row = rows[choose(claim, rows, "claim")]
-    nulls = {name: {"ours": text, "evidence": given} for name, (text, given) in (nulls or {}).items()}
+    nulls = {name: {"ours": text, "evidence": given}
+             for name, (text, given) in (nulls or {}).items()}
     entry = plain({"claim": claim, "ours": ours, "evidence": evidence, "n": n,
                    "setting": setting or {}, "differs": list(differs), "nulls": nulls,
                    "skipped": skipped, "undecided": undecided, "note": note})
