@@ -85,8 +85,8 @@ def number(values: ArrayLike, published: float, tolerance: float, clusters: Arra
     if comparable and least < low and high < most and way.outcome != "disagrees":
         return found._replace(outcome="agrees", why=text)
     if way.outcome in OUTCOMES[:2]:
-        return found._replace(outcome="same direction",
-                              why=f"{text}; the ordering holds ({way.why})")
+        why = f"{text}; the ordering holds ({way.why})"
+        return found._replace(outcome="same direction", why=why)
     if way.outcome == "disagrees" or comparable and (wide[0] > most or wide[1] < least):
         return found._replace(outcome="disagrees")
     return found

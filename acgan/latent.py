@@ -10,6 +10,8 @@ __all__ = ['interpolate', 'paths', 'step_lengths', 'roughness', 'fixed_z', 'layo
 # %% ../nbs/10_latent.ipynb #bc4f0ca8
 import itertools
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import scipy.special
 import scipy.stats
@@ -22,7 +24,7 @@ from .similarity import nearest
 from .training import generate
 
 # %% ../nbs/10_latent.ipynb #a0ba79f8
-def interpolate(z_0, z_1, steps=9):
+def interpolate(z_0: torch.Tensor, z_1: torch.Tensor, steps: int = 9) -> torch.Tensor:
     """Points on the straight lines from z_0 [B,z_dim] to z_1 [B,z_dim], ends included:
     [B,steps,z_dim]. UserError for steps < 2."""
     if steps < 2:
@@ -31,7 +33,8 @@ def interpolate(z_0, z_1, steps=9):
     return z_0[:, None] * (1 - t) + z_1[:, None] * t
 
 # %% ../nbs/10_latent.ipynb #abcc7849
-def paths(G, c, steps=9, seed=0):
+def paths(G: torch.nn.Module, c: list | torch.Tensor, steps: int = 9,
+          seed: int = 0) -> torch.Tensor:
     """Interpolations inside classes c int64 [B]: uint8 [B,steps,3,R,R]. The ends are drawn from
     N(0, 1) with `seed`."""
     c = torch.as_tensor(c, dtype=torch.int64)
@@ -40,14 +43,14 @@ def paths(G, c, steps=9, seed=0):
     return generate(G, c.repeat_interleave(steps), z=z).unflatten(0, (len(c), steps))
 
 # %% ../nbs/10_latent.ipynb #7b4e273e
-def step_lengths(images):
+def step_lengths(images: torch.Tensor) -> torch.Tensor:
     """Mean absolute grey-level difference between neighbours along paths uint8 [B,T,3,R,R]: float64
     [B,T-1]."""
     x = images.double()
     return (x[:, 1:] - x[:, :-1]).abs().mean((2, 3, 4))
 
 # %% ../nbs/10_latent.ipynb #ca5bb751
-def roughness(images, c):
+def roughness(images: torch.Tensor, c: list | torch.Tensor) -> dict[str, torch.Tensor]:
     """For paths uint8 [B,T,3,R,R] of classes c [B]: {'ratio' [B]: longest / median step, 'share'
     [B]: longest step / mean distance between ends of different paths of its class}. An even path
     has ratio 1; hops between unrelated images have share near 1."""
@@ -67,7 +70,7 @@ def roughness(images, c):
             "share": longest / apart.clamp(min=1e-9)}
 
 # %% ../nbs/10_latent.ipynb #dac84ff8
-def fixed_z(G, n, classes, seed=0):
+def fixed_z(G: torch.nn.Module, n: int, classes: Iterable, seed: int = 0) -> torch.Tensor:
     """Images uint8 [n,K,3,R,R]: row i has the i-th noise vector from `seed`, column k the class
     classes[k] (a label of G)."""
     z = draw_z(G, n, generator(seed, "fixed z"))
@@ -75,7 +78,7 @@ def fixed_z(G, n, classes, seed=0):
     return generate(G, c.repeat(n), z=z.repeat_interleave(len(c), 0)).unflatten(0, (n, len(c)))
 
 # %% ../nbs/10_latent.ipynb #575efebf
-def layout(table):
+def layout(table: torch.Tensor) -> torch.Tensor:
     """What is large in images uint8 [n,K,3,R,R] and not common to their class: float64 [n,K,192],
     each row of unit length."""
     n, K = table.shape[:2]
@@ -83,7 +86,7 @@ def layout(table):
     return F.normalize(small - small.mean(0), dim=2)
 
 # %% ../nbs/10_latent.ipynb #74ec672c
-def layout_kept(table):
+def layout_kept(table: torch.Tensor) -> dict[str, torch.Tensor]:
     """{'same' [n], 'different' [n]}: per row of `fixed_z`'s table, the mean correlation of layouts
     between classes made from the same z, and between the same classes made from z and the next
     row's z. UserError for fewer than 2 classes or 3 rows."""
@@ -98,7 +101,8 @@ def layout_kept(table):
     return {"same": same[:, pairs].mean(1), "different": different[:, pairs].mean(1)}
 
 # %% ../nbs/10_latent.ipynb #691f361a
-def directions(G, c, n=1000, k=5, seed=0):
+def directions(G: torch.nn.Module, c: int, n: int = 1000, k: int = 5,
+               seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """(V [k,z_dim], share [k]): the orthonormal directions of z that move the layout of class c
     most in a linear model of `n` samples, and the share of the layout's variance along each.
     UserError unless n > 2 z_dim and k <= z_dim."""
@@ -117,7 +121,8 @@ def directions(G, c, n=1000, k=5, seed=0):
     return U[:, :k].T.float(), along / y.var(0).sum().clamp(min=1e-12)
 
 # %% ../nbs/10_latent.ipynb #91ef1de9
-def traverse(G, c, V, steps=7, reach=3.0, seed=0):
+def traverse(G: torch.nn.Module, c: int, V: torch.Tensor, steps: int = 7, reach: float = 3.0,
+             seed: int = 0) -> torch.Tensor:
     """Images uint8 [k,steps,3,R,R] of class c: row i moves one noise vector from `seed` along V[i]
     from -reach to reach."""
     z = draw_z(G, 1, generator(seed, "traverse"))
@@ -129,13 +134,13 @@ def traverse(G, c, V, steps=7, reach=3.0, seed=0):
                                   int(c)), z=path.flatten(0, 1)).unflatten(0, (len(V), steps))
 
 # %% ../nbs/10_latent.ipynb #b69aaddd
-def collapse_mark(real, above=0.25, times=1.5):
+def collapse_mark(real: float, above: float = 0.25, times: float = 1.5) -> float:
     """The MS-SSIM above which samples have collapsed where real images have `real`: `above`, or if
     that is more, the smaller of `times` as much and the middle between it and 1."""
     return max(above, min(times * real, (1 + real) / 2))
 
 # %% ../nbs/10_latent.ipynb #1bd1dd3a
-def collapsed(ms_ssim, real, above=0.25, times=1.5):
+def collapsed(ms_ssim: dict, real: dict, above: float = 0.25, times: float = 1.5) -> list[str]:
     """The names in ms_ssim {class: mean MS-SSIM of samples} that lie above the `collapse_mark` of
     real images {class: mean}. None is unknown, and not collapsed."""
     lost = [name for name in ms_ssim if name not in real]
@@ -145,7 +150,7 @@ def collapsed(ms_ssim, real, above=0.25, times=1.5):
             if value is not None and value > collapse_mark(real[name], above, times)]
 
 # %% ../nbs/10_latent.ipynb #7f12bd4f
-def collapsed_since(looks, real, **marks):
+def collapsed_since(looks: list, real: dict, **marks: float) -> dict[str, int | None]:
     """{class: step} for classes that are collapsed at the last of `looks` [(step, {class:
     MS-SSIM})] and at all looks since that step; the step is None for a class that has been so from
     the first look on: it never was varied, so it did not collapse."""
@@ -157,13 +162,13 @@ def collapsed_since(looks, real, **marks):
     return found
 
 # %% ../nbs/10_latent.ipynb #51eae822
-def modes_reached(images, bank):
+def modes_reached(images: torch.Tensor, bank: torch.Tensor) -> int:
     """How many different images of `bank` are the nearest by L1 to some of `images`, both uint8
     [n,3,R,R] of one class: 1 to n."""
     return nearest(images, bank)[1].unique().numel()
 
 # %% ../nbs/10_latent.ipynb #5f9a20f3
-def knn_entropy(images, k=3):
+def knn_entropy(images: torch.Tensor, k: int = 3) -> float:
     """Differential entropy in nats of images uint8 [n,...] as points in pixel space (grey levels),
     by the distance to the k-th neighbour. Minus infinity when an image has k copies. UserError for
     n <= k."""
@@ -178,7 +183,7 @@ def knn_entropy(images, k=3):
             * apart.log().mean().item())
 
 # %% ../nbs/10_latent.ipynb #6579ed7d
-def contrast_jitter(images, strength=0.3, seed=0):
+def contrast_jitter(images: torch.Tensor, strength: float = 0.3, seed: int = 0) -> torch.Tensor:
     """uint8 [n,3,R,R] with the contrast of each about its mean grey value multiplied by a factor
     from 1-strength to 1+strength."""
     factor = 1 + strength * (2 * torch.rand(len(images), 1, 1, 1, dtype=torch.float64,
@@ -187,7 +192,8 @@ def contrast_jitter(images, strength=0.3, seed=0):
     return (mean + factor * (images.double() - mean)).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/10_latent.ipynb #20908c5e
-def memorised(samples, held_out, level=0.05, margin=0.95, copy=0.5):
+def memorised(samples: Any, held_out: Any, level: float = 0.05, margin: float = 0.95,
+              copy: float = 0.5) -> dict:
     """Compare distances [n] of samples to the training set with those [m] of held-out real images
     (same classes, same shares).
 

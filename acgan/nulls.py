@@ -8,7 +8,9 @@ __all__ = ['Untrained', 'Drawn', 'noise', 'repeated', 'held_out', 'of_images', '
 
 # %% ../nbs/10b_nulls.ipynb #b6f59664
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -22,18 +24,18 @@ class Untrained(Ensemble):
     """The Ensemble `E` with the networks that its runs start from; `seed` draws other initial
     weights than theirs."""
 
-    def __init__(self, E, seed=0):
+    def __init__(self, E: Ensemble, seed: int = 0):
         super().__init__(E.runs, E.classes, E.device)
         self.seed = seed
 
-    def networks(self, run):
+    def networks(self, run: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
         """(G, D) of a run as they are before the first step, in evaluation mode."""
         config = run.config
         start = replace(config, gan=replace(
             config.gan, seed=derive_seed(config.gan.seed, "untrained", self.seed) % 2**31))
         return tuple(net.to(self.device).eval() for net in build(start))
 
-    def owners(self):
+    def owners(self) -> list[str]:
         """For each class, whose networks make it: other weights are another training."""
         return [f"{owner}, untrained {self.seed}" for owner in super().owners()]
 
@@ -42,18 +44,18 @@ class Drawn:
     """A sampler over `classes` that calls draw(k, n, rng) for uint8 images [m,3,R,R], m <= n, of
     class index k; `name` seeds it."""
 
-    def __init__(self, draw, classes, name):
+    def __init__(self, draw: Callable, classes: Iterable, name: str):
         self.draw = draw
         self.classes = list(classes)
         self.name = name
         self.missing = []
 
-    def sample(self, c, n, seed=0):
+    def sample(self, c: str | int, n: int, seed: int = 0) -> torch.Tensor:
         """Up to n images of class c (name or index)."""
         k = class_index(self.classes, c, self.name)
         return self.draw(k, n, generator(seed, self.name, k))
 
-    def sample_set(self, per_class, seed=0):
+    def sample_set(self, per_class: int, seed: int = 0) -> ImageSet:
         """Up to `per_class` images of every class, as an ImageSet."""
         parts = [self.sample(k, per_class, seed) for k in range(len(self.classes))]
         labels = torch.arange(len(parts)).repeat_interleave(
@@ -61,27 +63,29 @@ class Drawn:
         return ImageSet(torch.cat(parts), labels, self.classes, self.name, "null",
                         fingerprint(self.name, self.classes, per_class, seed))
 
-    def owners(self):
+    def owners(self) -> list[str]:
         """One unit: whatever this draws goes together."""
         return [self.name] * len(self.classes)
 
 # %% ../nbs/10b_nulls.ipynb #3c8de61e
-def noise(images, seed=0):
+def noise(images: ImageSet, seed: int = 0) -> Drawn:
     """The sampler of uniform noise with the size and the classes of the ImageSet `images`."""
     size = tuple(images.images.shape[1:])
     return Drawn(lambda k, n, rng: torch.randint(0, 256, (n, *size), dtype=torch.uint8,
                                                  generator=rng), images.classes, f"noise {seed}")
 
 # %% ../nbs/10b_nulls.ipynb #407467e0
-def repeated(images, seed=0):
+def repeated(images: ImageSet, seed: int = 0) -> Drawn:
     """The sampler that repeats one image of each class of the ImageSet `images`."""
-    picks = [of[torch.randint(len(of), (1,), generator=generator(seed, "repeated", k)).item()]
-             for k, of in enumerate(images.of_class(k) for k in range(images.n_classes))]
+    def pick(k):
+        of = images.of_class(k)
+        return of[torch.randint(len(of), (1,), generator=generator(seed, "repeated", k)).item()]
+    picks = [pick(k) for k in range(images.n_classes)]
     return Drawn(lambda k, n, rng: images.images[picks[k]].expand(n, -1, -1, -1).clone(),
                  images.classes, f"repeated {seed}")
 
 # %% ../nbs/10b_nulls.ipynb #670282fc
-def held_out(test, seed=0):
+def held_out(test: ImageSet, seed: int = 0) -> Drawn:
     """The sampler of real images of the ImageSet `test`, each at most once a draw."""
     def draw(k, n, rng):
         of = test.of_class(k)
@@ -89,14 +93,14 @@ def held_out(test, seed=0):
     return Drawn(draw, test.classes, f"held-out {seed}")
 
 # %% ../nbs/10b_nulls.ipynb #d92d49a0
-def of_images(images, name="samples"):
+def of_images(images: ImageSet, name: str = "samples") -> Drawn:
     """The sampler that draws from the ImageSet `images`, each at most once a draw: one unit called
     `name`."""
     drawn = held_out(images, 0)
     return Drawn(drawn.draw, images.classes, name)
 
 # %% ../nbs/10b_nulls.ipynb #b12646a5
-def by_training(samplers, **columns):
+def by_training(samplers: list, **columns: list) -> dict[str, list]:
     """{name: [values], ..., 'clusters': [ids]} of `columns` {name: a list of values by class for
     each of `samplers`}.
 
@@ -105,13 +109,14 @@ def by_training(samplers, **columns):
     ids = [owner for one in samplers for owner in (one if isinstance(one, list) else one.owners())]
     flat = {name: [float(value) for values in tables for value in values]
             for name, tables in columns.items()}
-    kept = [i
-            for i in range(len(ids)) if not any(math.isnan(values[i]) for values in flat.values())]
-    return {name: [values[i] for i in kept]
-            for name, values in flat.items()} | {"clusters": [ids[i] for i in kept]}
+    kept = [i for i in range(len(ids))
+            if not any(math.isnan(values[i]) for values in flat.values())]
+    table = {name: [values[i] for i in kept] for name, values in flat.items()}
+    return table | {"clusters": [ids[i] for i in kept]}
 
 # %% ../nbs/10b_nulls.ipynb #176a58f1
-def above_chance(values, chance, clusters=None, who="an independent classifier"):
+def above_chance(values: Iterable, chance: float, clusters: Iterable | None = None,
+                 who: str = "an independent classifier") -> dict:
     """The condition that `values`, shares that `who` names rightly, are above `chance` with their
     whole interval over `clusters`."""
     named = {"what": f"{who} names the class more often than chance", "above": chance,
@@ -119,28 +124,29 @@ def above_chance(values, chance, clusters=None, who="an independent classifier")
     return named | ({} if clusters is None else {"clusters": list(clusters)})
 
 # %% ../nbs/10b_nulls.ipynb #f336d0b1
-def recognised(samplers, accuracy):
+def recognised(samplers: list, accuracy: list) -> dict:
     """What `claims.judge` takes as given: `accuracy` (shares by class, a list for each of
     `samplers`) is above chance."""
     part = by_training(samplers, values=accuracy)
     return above_chance(part["values"], 1 / len(accuracy[0]), part["clusters"])
 
 # %% ../nbs/10b_nulls.ipynb #d0677a61
-def by_row(rows, **columns):
+def by_row(rows: Any, **columns: str) -> dict[str, list]:
     """As `by_training`, from a data frame with one row a training and class and its `owner`;
     `columns`: {name: column of `rows`}."""
     tables = {name: [rows[column].astype(float).tolist()] for name, column in columns.items()}
     return by_training([rows["owner"].tolist()], **tables)
 
 # %% ../nbs/10b_nulls.ipynb #44e7f828
-def recognised_in(rows):
+def recognised_in(rows: Any) -> dict:
     """As `recognised`, from a data frame as for `by_row` with the columns `class` and `accuracy`
     (shares of samples named rightly)."""
     part = by_row(rows, values="accuracy")
     return above_chance(part["values"], 1 / rows["class"].nunique(), part["clusters"])
 
 # %% ../nbs/10b_nulls.ipynb #2333cc0b
-def controls(E, images, test=None, n=3, which=("untrained", "noise")):
+def controls(E: Ensemble, images: ImageSet, test: ImageSet | None = None, n: int = 3,
+             which: tuple = ("untrained", "noise")) -> dict[str, list]:
     """{name: [n samplers]} of the nulls `which`, of "untrained", "noise", "repeated",
     "held-out"."""
     make = {"untrained": lambda i: Untrained(E, i), "noise": lambda i: noise(images, i),

@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['check_probabilities', 'check_labels', 'accuracy', 'class_accuracy', 'entropy', 'split_weights', 'inception_score',
            'score_name', 'distance_names', 'Score', 'score', 'kl', 'mean_prediction', 'am_terms', 'am_score',
-           'mode_score', 'check_features', 'Statistics', 'fid', 'mmd2', 'kid']
+           'mode_score', 'check_features', 'moments', 'merge_moments', 'Statistics', 'fid', 'mmd2', 'random_rows',
+           'kid']
 
 # %% ../nbs/08_scores.ipynb #e2d883c5
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from .config import UserError, progress
 
 # %% ../nbs/08_scores.ipynb #7648d759
-def check_probabilities(probs, what="probs"):
+def check_probabilities(probs: ArrayLike | torch.Tensor, what: str = "probs") -> torch.Tensor:
     """`probs` as a float64 tensor [N,K]; UserError unless every row is finite, not negative and
     sums to 1 within 1e-4."""
     probs = torch.as_tensor(probs)
@@ -36,7 +39,7 @@ def check_probabilities(probs, what="probs"):
     return probs
 
 # %% ../nbs/08_scores.ipynb #78ec781c
-def check_labels(probs, labels):
+def check_labels(probs: torch.Tensor, labels: ArrayLike | torch.Tensor) -> torch.Tensor:
     """`labels` as int64 [N] on the device of probs [N,K]; UserError for another length or a label
     outside 0..K-1."""
     labels = torch.as_tensor(labels, device=probs.device)
@@ -50,14 +53,15 @@ def check_labels(probs, labels):
     return labels.long()
 
 # %% ../nbs/08_scores.ipynb #d3cf6a7f
-def accuracy(probs, labels):
+def accuracy(probs: ArrayLike | torch.Tensor, labels: ArrayLike | torch.Tensor) -> float:
     """The share of rows of probs [N,K] whose largest entry is the label; a tie goes to the lower
     class. A float in [0,1]."""
     probs = check_probabilities(probs)
     return (probs.argmax(1) == check_labels(probs, labels)).double().mean().item()
 
 # %% ../nbs/08_scores.ipynb #f3966525
-def class_accuracy(probs, labels):
+def class_accuracy(probs: ArrayLike | torch.Tensor,
+                   labels: ArrayLike | torch.Tensor) -> torch.Tensor:
     """Accuracy of each class: float64 [K], NaN where no label is that class."""
     probs = check_probabilities(probs)
     labels = check_labels(probs, labels)
@@ -67,12 +71,12 @@ def class_accuracy(probs, labels):
     return torch.zeros_like(counts).index_add_(0, labels, right) / counts
 
 # %% ../nbs/08_scores.ipynb #9af327aa
-def entropy(p):
+def entropy(p: torch.Tensor) -> torch.Tensor:
     """H(p) = -sum p log p over the last dimension, with 0 log 0 = 0: float64 [...,K] -> [...]."""
     return torch.special.entr(p).sum(-1)
 
 # %% ../nbs/08_scores.ipynb #bec58212
-def split_weights(n, splits=10, seed=0):
+def split_weights(n: int, splits: int = 10, seed: int | None = 0) -> torch.Tensor:
     """float64 [splits,n]; row s averages split s: positions s*n//splits to (s+1)*n//splits of the
     shuffled (or given) order."""
     if not 1 <= splits <= n:
@@ -86,7 +90,8 @@ def split_weights(n, splits=10, seed=0):
     return weights
 
 # %% ../nbs/08_scores.ipynb #5970f77b
-def inception_score(probs, splits=10, seed=0):
+def inception_score(probs: ArrayLike | torch.Tensor, splits: int = 10,
+                    seed: int | None = 0) -> tuple[float, float]:
     """(mean, standard deviation with ddof 0) of exp(H(mean p) - mean H(p)) over splits; probs
     [N,K]. `seed=None` splits in order.
 
@@ -97,7 +102,7 @@ def inception_score(probs, splits=10, seed=0):
     return scores.mean().item(), scores.std(correction=0).item()
 
 # %% ../nbs/08_scores.ipynb #efc5dcb6
-def score_name(classifier):
+def score_name(classifier: Any) -> str:
     """The title of the score that a classifier (or its name) makes: 'Inception Score' only for
     Inception, with its variant."""
     name = getattr(classifier, "name", classifier)
@@ -107,7 +112,7 @@ def score_name(classifier):
     return titles.get(name, f"{name} score")
 
 # %% ../nbs/08_scores.ipynb #3dceac05
-def distance_names(classifier):
+def distance_names(classifier: Any) -> tuple[str, str]:
     """(Fréchet, kernel): the titles of both distances on a classifier's features; 'FID' and 'KID'
     only for the Inception network of 2015."""
     name = getattr(classifier, "name", classifier)
@@ -131,16 +136,17 @@ class Score:
     classifier: str
     weights: str = ""                              # fingerprint of the classifier
 
-    def __str__(self):
+    def __str__(self) -> str:
         made = f"n={self.n}, {self.splits} splits, seed {self.seed}, {self.classifier}"
         return f"{self.name} {self.value:.2f} ± {self.std:.2f} ({made})"
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """The fields as a dictionary, for a results file."""
         return asdict(self)
 
 # %% ../nbs/08_scores.ipynb #1ebe4de5
-def score(probs, classifier, splits=10, seed=0):
+def score(probs: ArrayLike | torch.Tensor, classifier: Any, splits: int = 10,
+          seed: int | None = 0) -> Score:
     """The `Score` of probs [N,K] made by `classifier` (a Classifier or its name)."""
     value, std = inception_score(probs, splits, seed)
     name = str(getattr(classifier, "name", classifier))
@@ -148,13 +154,13 @@ def score(probs, classifier, splits=10, seed=0):
                  str(getattr(classifier, "fingerprint", "")))
 
 # %% ../nbs/08_scores.ipynb #083e8cce
-def kl(p, q):
+def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """KL(p || q) = sum p log(p/q) over the last dimension, natural logarithm, 0 log 0 = 0; infinite
     where q is 0 and p is not."""
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
 
 # %% ../nbs/08_scores.ipynb #a909a4b2
-def mean_prediction(train_probs, K):
+def mean_prediction(train_probs: ArrayLike | torch.Tensor, K: int) -> torch.Tensor:
     """The mean prediction on the training set, float64 [K], from its rows [M,K] or from the mean
     [K] itself."""
     train_probs = torch.as_tensor(train_probs)
@@ -166,7 +172,8 @@ def mean_prediction(train_probs, K):
     return train
 
 # %% ../nbs/08_scores.ipynb #26dde31e
-def am_terms(probs, train_probs):
+def am_terms(probs: ArrayLike | torch.Tensor,
+             train_probs: ArrayLike | torch.Tensor) -> tuple[float, float]:
     """The two terms of the AM score (AM-GAN paper, eq. 23): (KL(train mean || sample mean), mean
     entropy of the samples)."""
     probs = check_probabilities(probs)
@@ -174,13 +181,13 @@ def am_terms(probs, train_probs):
     return kl(train, probs.mean(0)).item(), entropy(probs).mean().item()
 
 # %% ../nbs/08_scores.ipynb #c1bece12
-def am_score(probs, train_probs):
+def am_score(probs: ArrayLike | torch.Tensor, train_probs: ArrayLike | torch.Tensor) -> float:
     """AM score (AM-GAN paper, eq. 23) of probs [N,K] against the training set's [M,K] or their mean
     [K]. Lower is better."""
     return sum(am_terms(probs, train_probs))
 
 # %% ../nbs/08_scores.ipynb #0d9ad3e7
-def mode_score(probs, train_probs):
+def mode_score(probs: ArrayLike | torch.Tensor, train_probs: ArrayLike | torch.Tensor) -> float:
     """exp(mean KL(C(x) || train mean) - KL(sample mean || train mean)) (AM-GAN paper, eq. 38): the
     1-split Inception Score."""
     probs = check_probabilities(probs)
@@ -188,7 +195,7 @@ def mode_score(probs, train_probs):
     return (kl(probs, train).mean() - kl(probs.mean(0), train)).exp().item()
 
 # %% ../nbs/08_scores.ipynb #a7a67b6f
-def check_features(features):
+def check_features(features: ArrayLike | torch.Tensor) -> torch.Tensor:
     """`features` as a float64 tensor [N,F]; UserError for another shape, NaN or infinity."""
     features = torch.as_tensor(features)
     if features.ndim != 2 or 0 in features.shape:
@@ -198,47 +205,52 @@ def check_features(features):
         raise UserError("features hold NaN or infinity")
     return features
 
+# %% ../nbs/08_scores.ipynb #b1c75b3d
+def moments(x: torch.Tensor) -> tuple:
+    """(n, mean [F], scatter [F,F]) of features x [n,F]."""
+    mean = x.mean(0)
+    centred = x - mean
+    return len(x), mean, centred.T @ centred
+
+# %% ../nbs/08_scores.ipynb #1934675f
+def merge_moments(a: tuple, b: tuple) -> tuple:
+    """The `moments` of two sets together, from those of each."""
+    (n, mean_a, scatter_a), (m, mean_b, scatter_b) = a, b
+    shift = mean_b - mean_a
+    scatter = scatter_b + (scatter_a + torch.outer(shift, shift) * (n * m / (n + m)))
+    return n + m, mean_a + shift * (m / (n + m)), scatter
+
 # %% ../nbs/08_scores.ipynb #6ae3ff3d
 class Statistics:
     """Running mean [F] and covariance [F,F] (ddof 1) of features, in float64; `add` batches [n,F]
     of any size."""
 
-    def __init__(self, features=None):
+    def __init__(self, features: ArrayLike | torch.Tensor | None = None):
         self.n = 0
         self.mean = None
         self.scatter = None
         if features is not None:
             self.add(features)
 
-    def add(self, features):
+    def add(self, features: ArrayLike | torch.Tensor) -> "Statistics":
         """Merge a batch [n,F]; returns self. UserError for other shapes, NaN or infinity."""
         x = check_features(features)
         if self.n and x.shape[1] != len(self.mean):
             raise UserError(f"a batch has {x.shape[1]} features, those before had {len(self.mean)}")
-        n = len(x)
-        mean = x.mean(0)
-        x = x - mean
-        scatter = x.T @ x
-        if self.n:
-            shift = mean - self.mean
-            total = self.n + n
-            scatter += self.scatter + torch.outer(shift, shift) * (self.n * n / total)
-            mean = self.mean + shift * (n / total)
-            n = total
-        self.n = n
-        self.mean = mean
-        self.scatter = scatter
+        batch = moments(x)
+        merged = merge_moments((self.n, self.mean, self.scatter), batch) if self.n else batch
+        self.n, self.mean, self.scatter = merged
         return self
 
     @property
-    def cov(self):
+    def cov(self) -> torch.Tensor:
         """The covariance [F,F], divided by n - 1."""
         if self.n < 2:
             raise UserError("a covariance needs at least 2 images")
         return self.scatter / (self.n - 1)
 
 # %% ../nbs/08_scores.ipynb #7b5c0908
-def fid(f1, f2):
+def fid(f1: ArrayLike | Statistics, f2: ArrayLike | Statistics) -> float:
     """Fréchet distance of two sets of features [N,F], or of their `Statistics`. Symmetric, 0 for
     equal moments. Float64."""
     a, b = (f if isinstance(f, Statistics) else Statistics(f) for f in (f1, f2))
@@ -251,14 +263,21 @@ def fid(f1, f2):
     return ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * trace).item()
 
 # %% ../nbs/08_scores.ipynb #a74edbc1
-def mmd2(x, y):
+def mmd2(x: torch.Tensor, y: torch.Tensor) -> float:
     """Unbiased squared MMD of x, y [m,F] under the cubic kernel (x.y/F + 1)^3."""
     m, F = x.shape
     xx, yy, xy = (((a @ b.T) / F + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     return ((xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (m * (m - 1)) - 2 * xy.mean()).item()
 
+# %% ../nbs/08_scores.ipynb #b76977ec
+def random_rows(features: torch.Tensor, size: int, rng: np.random.RandomState) -> torch.Tensor:
+    """`size` different rows of features [N,F], drawn by the NumPy RandomState `rng`."""
+    rows = rng.choice(len(features), size, replace=False)
+    return features[torch.from_numpy(rows).to(features.device)]
+
 # %% ../nbs/08_scores.ipynb #68daa841
-def kid(f1, f2, subsets=100, subset_size=1000, seed=0):
+def kid(f1: ArrayLike, f2: ArrayLike, subsets: int = 100, subset_size: int = 1000,
+        seed: int = 0) -> tuple[float, float]:
     """(mean, standard deviation) of the unbiased MMD^2 over random subsets of features [N,F].
     UserError for too few images."""
     f1 = check_features(f1)
@@ -266,15 +285,11 @@ def kid(f1, f2, subsets=100, subset_size=1000, seed=0):
     if f1.shape[1] != f2.shape[1]:
         raise UserError(f"features of {f1.shape[1]} and {f2.shape[1]} dimensions: both sets must "
                         "come from the same classifier")
-    n = len(f1)
-    m = len(f2)
-    if not 2 <= subset_size <= min(n, m):
-        raise UserError(f"KID subsets of {subset_size} images cannot be drawn from {n} and {m}: "
-                        f"set subset_size to 2..{min(n, m)}")
-    random = np.random.RandomState(seed)
-    values = []
-    for _ in progress(range(subsets), "KID"):
-        x, y = (f[torch.from_numpy(random.choice(len(f), subset_size, replace=False)).to(f.device)]
-                for f in (f1, f2))
-        values.append(mmd2(x, y))
+    least = min(len(f1), len(f2))
+    if not 2 <= subset_size <= least:
+        raise UserError(f"KID subsets of {subset_size} images cannot be drawn from {len(f1)} and "
+                        f"{len(f2)}: set subset_size to 2..{least}")
+    rng = np.random.RandomState(seed)
+    values = [mmd2(random_rows(f1, subset_size, rng), random_rows(f2, subset_size, rng))
+              for _ in progress(range(subsets), "KID")]
     return float(np.mean(values)), float(np.std(values))

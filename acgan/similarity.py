@@ -15,6 +15,8 @@ import importlib.util
 import math
 import random
 import sys
+from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +30,9 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 # the two constants that keep the quotients finite, for values 0..255
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
-VARIANTS = ("tf2016", "compare_gan")                    # how windows shrink and colours are pooled
-NEGATIVES = ("clip", "nan", "abs")                      # what becomes of negative terms
 
 # %% ../nbs/09_similarity.ipynb #c9432c20
-def check_images(images, what="images", least=16):
+def check_images(images: torch.Tensor, what: str = "images", least: int = 16) -> torch.Tensor:
     """UserError unless `images` is a uint8 tensor [B,C,H,W] with B >= 1 and sides of at least
     `least` pixels. Returns `images`."""
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
@@ -49,7 +49,8 @@ def check_images(images, what="images", least=16):
 
 # %% ../nbs/09_similarity.ipynb #bc842701
 @functools.lru_cache(maxsize=64)
-def band(side, size, sigma, dtype=torch.float64, device="cpu"):
+def band(side: int, size: int, sigma: float, dtype: torch.dtype = torch.float64,
+         device: str | torch.device = "cpu") -> torch.Tensor:
     """The band matrix A [side-size+1, side] of the normalised Gaussian window: `size` wide,
     standard deviation `sigma` pixels."""
     # column - row
@@ -59,7 +60,7 @@ def band(side, size, sigma, dtype=torch.float64, device="cpu"):
     return (g / g.sum(1, keepdim=True)).to(dtype=dtype, device=device)
 
 # %% ../nbs/09_similarity.ipynb #dbc7ee43
-def blur(x, down, along):
+def blur(x: torch.Tensor, down: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
     """A X A^T for every image: x [H,B,C,W] with band matrices down [h,H] and along [w,W] ->
     [h,B,C,w]."""
     H, B, C, W = x.shape
@@ -80,7 +81,7 @@ def blur(x, down, along):
     return blurred.view(h, B, C, w)
 
 # %% ../nbs/09_similarity.ipynb #74f683a0
-def halve(x):
+def halve(x: torch.Tensor) -> torch.Tensor:
     """2x2 means of x [H,B,C,W] -> [ceil(H/2),B,C,ceil(W/2)]; an odd last row or column is
     repeated."""
     if x.shape[0] % 2:
@@ -101,12 +102,15 @@ class Level(NamedTuple):
     down: torch.Tensor        # h,H
     along: torch.Tensor       # w,W
 
-    def take(self, index):
+    def take(self, index: slice | torch.Tensor) -> "Level":
         """The same level for the images `index` (a slice or an int64 tensor)."""
         return self._replace(x=self.x[:, index], mu=self.mu[:, index], var=self.var[:, index])
 
+# %% ../nbs/09_similarity.ipynb #38640667
+VARIANTS = ("tf2016", "compare_gan")  # how windows shrink and colours are pooled
+
 # %% ../nbs/09_similarity.ipynb #d1c4e19a
-def levels_of(x, scales=5, variant="tf2016"):
+def levels_of(x: torch.Tensor, scales: int = 5, variant: str = "tf2016") -> list[Level]:
     """Local mean and variance of values x [H,B,C,W] at `scales` sizes: a list of Levels, from the
     full size down."""
     choose(variant, VARIANTS, "MS-SSIM variant")
@@ -123,19 +127,20 @@ def levels_of(x, scales=5, variant="tf2016"):
     return levels
 
 # %% ../nbs/09_similarity.ipynb #6d19cafc
-def rows_first(values, dtype=torch.float64):
+def rows_first(values: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Whole numbers [B,C,H,W] as `dtype` [H,B,C,W]."""
     return values.permute(2, 0, 1, 3).to(dtype, memory_format=torch.contiguous_format)
 
 # %% ../nbs/09_similarity.ipynb #2d3a57f1
-def moments(images, scales=5, variant="tf2016", dtype=torch.float64):
+def moments(images: torch.Tensor, scales: int = 5, variant: str = "tf2016",
+            dtype: torch.dtype = torch.float64) -> list[Level]:
     """What MS-SSIM needs of each image by itself: uint8 [B,C,H,W] -> a list of `scales` Levels,
     from the full size down."""
     values = check_images(images, least=2 ** (scales - 1)).short() - 128
     return levels_of(rows_first(values, dtype), scales, variant)
 
 # %% ../nbs/09_similarity.ipynb #84629fc9
-def pair_terms(a, b, absolute=False):
+def pair_terms(a: list, b: list, absolute: bool = False) -> torch.Tensor:
     """The mean cs of each level, in the last level the mean l*cs: two lists of Levels -> float64
     [scales,B,C].
 
@@ -154,7 +159,8 @@ def pair_terms(a, b, absolute=False):
     return torch.stack(terms)
 
 # %% ../nbs/09_similarity.ipynb #ed29c9e6
-def lone_pair_terms(x, y, scales=5, variant="tf2016", dtype=torch.float64, absolute=False):
+def lone_pair_terms(x: torch.Tensor, y: torch.Tensor, scales: int = 5, variant: str = "tf2016",
+                    dtype: torch.dtype = torch.float64, absolute: bool = False) -> torch.Tensor:
     """As `pair_terms` of the moments of uint8 x and y [B,C,H,W], a fifth cheaper: float64
     [scales,B,C]."""
     B = len(x)
@@ -173,8 +179,12 @@ def lone_pair_terms(x, y, scales=5, variant="tf2016", dtype=torch.float64, absol
         terms.append(term.double().mean((0, 3)))
     return torch.stack(terms)
 
+# %% ../nbs/09_similarity.ipynb #3c6c613f
+NEGATIVES = ("clip", "nan", "abs")  # what becomes of negative terms
+
 # %% ../nbs/09_similarity.ipynb #e883d160
-def combine(terms, negatives="clip", pooling="pair", variant="tf2016"):
+def combine(terms: torch.Tensor, negatives: str = "clip", pooling: str = "pair",
+            variant: str = "tf2016") -> torch.Tensor:
     """Scores from terms [scales,B,C]: [B] for pooling 'pair', one number for 'batch'. Under 5
     scales, weights sum to 1."""
     choose(negatives, NEGATIVES, "treatment of negative terms")
@@ -190,27 +200,29 @@ def combine(terms, negatives="clip", pooling="pair", variant="tf2016"):
     return score[0] if pooling == "batch" else score
 
 # %% ../nbs/09_similarity.ipynb #2907f34d
-def block_size(images):
+def block_size(images: torch.Tensor) -> int:
     """How many images of this size are blurred at once: about a cache full on a CPU, a few hundred
     MB on a GPU."""
     H, W = images.shape[2:]
     return max(1, (4 if images.device.type == "cpu" else 256) * 128 * 128 // (H * W))
 
 # %% ../nbs/09_similarity.ipynb #b0a70cc1
-def keep_memory():
+def keep_memory() -> None:
     """Make glibc keep freed blocks of up to 31 MB for reuse (its dynamic M_MMAP_THRESHOLD), with no
     effect elsewhere."""
-    return torch.empty(31 << 20, dtype=torch.uint8).numel()
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 # %% ../nbs/09_similarity.ipynb #03b1528e
-def ms_ssim(x, y, negatives="clip", pooling="pair", scales=5, variant="tf2016",
-            dtype=torch.float64):
+def ms_ssim(x: torch.Tensor, y: torch.Tensor, negatives: str = "clip", pooling: str = "pair",
+            scales: int = 5, variant: str = "tf2016",
+            dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """MS-SSIM of x[i] with y[i]: uint8 [B,C,H,W] twice, sides of at least 16 -> float64 [B], or one
     number for pooling='batch'.
 
     negatives: 'clip' at 0, 'nan' (the 2016 code), 'abs' (|sigma_12|, the AM-GAN paper's code).
     variant: 'tf2016' or 'compare_gan'. UserError for other types, unequal shapes, small images."""
-    check_images(x, "x", 2 ** (scales - 1)), check_images(y, "y", 2 ** (scales - 1))
+    check_images(x, "x", 2 ** (scales - 1))
+    check_images(y, "y", 2 ** (scales - 1))
     if x.shape != y.shape:
         raise UserError(f"x and y must have one shape, not {list(x.shape)} and {list(y.shape)}")
     n = block_size(x)
@@ -223,13 +235,13 @@ def ms_ssim(x, y, negatives="clip", pooling="pair", scales=5, variant="tf2016",
         return combine(torch.cat(terms, 1), negatives, pooling, variant)
 
 # %% ../nbs/09_similarity.ipynb #7dae503c
-def ms_ssim_3(x, y, **options):
+def ms_ssim_3(x: torch.Tensor, y: torch.Tensor, **options: str | int | torch.dtype) -> torch.Tensor:
     """Three-level MS-SSIM for small images, weights divided by their sum .6305. Not comparable with
     `ms_ssim`; same arguments."""
     return ms_ssim(x, y, scales=3, **options)
 
 # %% ../nbs/09_similarity.ipynb #b4b79279
-def draw_pairs(n, pairs=100, seed=0, *stream):
+def draw_pairs(n: int, pairs: int | str = 100, seed: int = 0, *stream: str | int) -> torch.Tensor:
     """`pairs` distinct unordered pairs of n images, int64 [P,2], i < j, from the stream; 'all' (or
     too many): every pair."""
     if n < 2:
@@ -243,7 +255,8 @@ def draw_pairs(n, pairs=100, seed=0, *stream):
     return torch.tensor([(k - b * (b - 1) // 2, b) for k, b in zip(numbers, j)])
 
 # %% ../nbs/09_similarity.ipynb #7a12da93
-def all_pairs(images, tile=100, negatives="clip", scales=5, variant="tf2016", dtype=torch.float64):
+def all_pairs(images: torch.Tensor, tile: int = 100, negatives: str = "clip", scales: int = 5,
+              variant: str = "tf2016", dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """MS-SSIM of every two images of uint8 [N,C,H,W] -> float64 [N,N], symmetric, with ones on the
     diagonal."""
     n = block_size(images)
@@ -265,7 +278,8 @@ def all_pairs(images, tile=100, negatives="clip", scales=5, variant="tf2016", dt
     return torch.triu(scores) + torch.triu(scores, 1).T
 
 # %% ../nbs/09_similarity.ipynb #e807a44b
-def pair_scores(images, pairs=100, seed=0, stream=(), **options):
+def pair_scores(images: torch.Tensor, pairs: int | str = 100, seed: int = 0, stream: tuple = (),
+                **options: str | int | torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """(scores [P] float64, pairs [P,2] int64) for random pairs, or 'all', of uint8 [N,C,H,W];
     options as for `ms_ssim`."""
     check_images(images)
@@ -276,7 +290,7 @@ def pair_scores(images, pairs=100, seed=0, stream=(), **options):
     return ms_ssim(images[where[:, 0]], images[where[:, 1]], **options).cpu(), index
 
 # %% ../nbs/09_similarity.ipynb #fbf2a5fc
-def pair_error(scores, index):
+def pair_error(scores: torch.Tensor, index: torch.Tensor) -> float:
     """Standard error of the mean of scores [P] of the pairs index [P,2], with the covariance of
     pairs that share an image."""
     if len(scores) < 2:
@@ -290,7 +304,8 @@ def pair_error(scores, index):
     return (torch.maximum(S.square().sum() - apart, apart).sqrt() / len(e)).item()
 
 # %% ../nbs/09_similarity.ipynb #293a1cfb
-def mean_ms_ssim(images, labels, pairs=100, seed=0, **options):
+def mean_ms_ssim(images: torch.Tensor, labels: torch.Tensor, pairs: int | str = 100, seed: int = 0,
+                 **options: str | int | torch.dtype) -> dict[int, tuple[float, float]]:
     """{class: (mean, standard deviation with ddof 0)} of MS-SSIM over pairs inside each class
     (section 4.2, Figure 4).
 
@@ -314,13 +329,13 @@ def mean_ms_ssim(images, labels, pairs=100, seed=0, **options):
 EXACT = 2**24 // 255
 
 
-def l1_cdist(q, b):
+def l1_cdist(q: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Exact sums of absolute differences of uint8 [Q,P] and [M,P], P <= EXACT -> float32 [Q,M]:
     `torch.cdist`."""
     return torch.cdist(q.float(), b.float(), p=1)
 
 # %% ../nbs/09_similarity.ipynb #fdd250b2
-def l1_maximum(q, b):
+def l1_maximum(q: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Exact sums of absolute differences of uint8 [Q,P] and [M,P] -> int64 [Q,M], by maxima and
     sums in 16 bits."""
     # zeros, which differ from no zero
@@ -338,7 +353,7 @@ def l1_maximum(q, b):
 
 # %% ../nbs/09_similarity.ipynb #86290d92
 @functools.lru_cache
-def find_faiss():
+def find_faiss() -> ModuleType | None:
     """The module faiss if it is installed, usable beside torch and knows `pairwise_distances`, else
     None."""
     if sys.platform == "darwin" or importlib.util.find_spec("faiss") is None:
@@ -350,7 +365,7 @@ def find_faiss():
     return faiss if hasattr(faiss, "pairwise_distances") else None
 
 # %% ../nbs/09_similarity.ipynb #fca61df1
-def l1_faiss(q, b, together=32):
+def l1_faiss(q: torch.Tensor, b: torch.Tensor, together: int = 32) -> torch.Tensor:
     """Exact sums of absolute differences of uint8 [Q,P] and [M,P], P <= EXACT -> float32 [Q,M]:
     faiss, on torch's threads."""
     faiss = find_faiss()
@@ -365,14 +380,14 @@ def l1_faiss(q, b, together=32):
 L1_FORMS = {"faiss": l1_faiss, "maximum": l1_maximum, "cdist": l1_cdist}
 
 
-def l1_form(device="cpu"):
+def l1_form(device: str | torch.device = "cpu") -> str:
     """The name of the fastest way that `device` has, a key of L1_FORMS."""
     if torch.device(device).type != "cpu":
         return "cdist"
     return "faiss" if find_faiss() else "maximum"
 
 # %% ../nbs/09_similarity.ipynb #e3c1c0e8
-def l1(queries, bank, form=None):
+def l1(queries: torch.Tensor, bank: torch.Tensor, form: str | None = None) -> torch.Tensor:
     """Exact sums of absolute differences: uint8 [Q,...] and [M,...] -> float64 [Q,M]. `form`: a key
     of L1_FORMS, or None."""
     form = l1_form(queries.device) if form is None else choose(form, L1_FORMS,
@@ -387,7 +402,7 @@ def l1(queries, bank, form=None):
     return total
 
 # %% ../nbs/09_similarity.ipynb #5435c351
-def ms_ssim_distance(queries, bank):
+def ms_ssim_distance(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     """1 - MS-SSIM of every query with every bank image: uint8 [Q,C,H,W] and [M,C,H,W] -> float64
     [Q,M]."""
     n = block_size(bank)
@@ -400,7 +415,8 @@ def ms_ssim_distance(queries, bank):
     return result
 
 # %% ../nbs/09_similarity.ipynb #74a45ee1
-def merge_nearest(best, distances, index, k):
+def merge_nearest(best: tuple, distances: torch.Tensor, index: torch.Tensor,
+                  k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k smallest of `best` (distances, indices [Q,j]) and new `distances` [Q,M] of images
     `index` [M]; ties: lowest index."""
     index = index.to(distances.device)
@@ -408,7 +424,8 @@ def merge_nearest(best, distances, index, k):
     where = [best[1]]
     for _ in range(min(k, distances.shape[1])):
         place = distances.argmin(1, keepdim=True)
-        both.append(distances.gather(1, place)), where.append(index[place])
+        both.append(distances.gather(1, place))
+        where.append(index[place])
         distances = distances.scatter(1, place, math.inf)
         if best[0].shape[1] == k and (both[-1] >= best[0][:, -1:]).all():
             # no query finds a nearer one in this chunk
@@ -419,7 +436,8 @@ def merge_nearest(best, distances, index, k):
     return both.gather(1, order), where.gather(1, order)
 
 # %% ../nbs/09_similarity.ipynb #429226e8
-def search(queries, bank, index, distance, k, chunk):
+def search(queries: torch.Tensor, bank: torch.Tensor | np.ndarray, index: torch.Tensor,
+           distance: Callable, k: int, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest of bank[index] for each query: (distance, index [Q,k]). `index` rises; `chunk`
     images are held at a time."""
     best = [torch.empty(len(queries), 0, dtype=kind, device=queries.device)
@@ -435,7 +453,8 @@ def search(queries, bank, index, distance, k, chunk):
     return best
 
 # %% ../nbs/09_similarity.ipynb #8b3e8625
-def same_class(n_queries, n_bank, labels=None, bank_labels=None, k=1):
+def same_class(n_queries: int, n_bank: int, labels: torch.Tensor | None = None,
+               bank_labels: torch.Tensor | None = None, k: int = 1) -> list[tuple]:
     """[(indices of queries, indices of bank images)]: a group a class, or one without labels.
     UserError for under k images."""
     if (labels is None) != (bank_labels is None):
@@ -459,13 +478,16 @@ def same_class(n_queries, n_bank, labels=None, bank_labels=None, k=1):
     return groups
 
 # %% ../nbs/09_similarity.ipynb #d1ea9ae5
-def chunk_size(queries, shape):
+def chunk_size(queries: int, shape: tuple) -> int:
     """How many bank images of `shape` are held at a time: 16 MB of them, at most 64 MB of float64
     distances, at least 16."""
     return max(16, min(2**24 // max(1, math.prod(shape)), 2**23 // max(1, queries)))
 
 # %% ../nbs/09_similarity.ipynb #e3ea7ed9
-def nearest(queries, bank, metric="l1", k=1, chunk=None, labels=None, bank_labels=None, form=None):
+def nearest(queries: torch.Tensor, bank: torch.Tensor | np.ndarray, metric: str = "l1", k: int = 1,
+            chunk: int | None = None, labels: torch.Tensor | None = None,
+            bank_labels: torch.Tensor | None = None,
+            form: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest bank images of each query: (distance float64 [Q,k], index int64 [Q,k]), nearest
     first, ties by lowest index.
 
