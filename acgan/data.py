@@ -7,10 +7,10 @@ __all__ = ['SHAPES', 'HUES', 'PATTERNS', 'TEXTURES', 'SUFFIXES', 'CIFAR_CLASSES'
            'class_index', 'ImageSet', 'take', 'subset', 'channel_mean_std', 'spread', 'oklch', 'species', 'variation',
            'band_limit', 'wave', 'outline', 'paint', 'ground', 'frame', 'petals', 'draw', 'in_order', 'whole',
            'draw_block', 'needed_pixels', 'blossoms', 'DataSet', 'entries', 'class_images', 'class_folders',
-           'annotated_images', 'hold_out', 'split_images', 'to_rgb', 'fit', 'decode', 'file_hash', 'turn',
-           'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_batches', 'fetch', 'find_root', 'locate',
-           'check_name', 'load', 'class_splits', 'group_by_features', 'check_splits', 'save_splits', 'load_splits',
-           'hide_labels', 'Batches', 'batches_state', 'restore_batches']
+           'annotated_images', 'hold_out', 'split_images', 'to_rgb', 'fit', 'decode', 'turn', 'content_hash', 'cached',
+           'from_groups', 'fetching', 'cifar_batches', 'fetch', 'find_root', 'locate', 'check_name', 'load',
+           'class_splits', 'group_by_features', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches',
+           'batches_state', 'restore_batches']
 
 # %% ../nbs/01_data.ipynb #8335c0b5
 import fcntl
@@ -32,8 +32,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import avg_pool2d
 
-from .config import (UserError, atomic_folder, choose, cores, fingerprint, generator, progress,
-                          read_json, work_root, write_json)
+from .config import (UserError, atomic_folder, choose, cores, file_hash, fingerprint, generator,
+                          progress, read_json, work_root, write_json)
 
 # %% ../nbs/01_data.ipynb #cfa25f85
 def to_float(images):
@@ -572,14 +572,6 @@ def decode(path, resolution):
             Image.DecompressionBombError) as error:
         raise UserError(f"cannot decode {path}: {' '.join(str(error).split())}; remove it, or save "
                         "it again as PNG") from None
-
-# %% ../nbs/01_data.ipynb #dd621336
-def file_hash(path):
-    """SHA-256 of a file's bytes, 64 hex digits. UserError when it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 # %% ../nbs/01_data.ipynb #a1bc21bb
 @contextmanager
