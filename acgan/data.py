@@ -6,9 +6,9 @@
 __all__ = ['SUFFIXES', 'CIFAR_CLASSES', 'Archive', 'IMAGENETTE', 'TINY_IMAGENET', 'DATA_SETS', 'to_float', 'to_uint8',
            'class_index', 'ImageSet', 'take', 'renumber', 'subset', 'channel_mean_std', 'in_order', 'whole',
            'draw_block', 'draw_all', 'blossoms', 'DataSet', 'entries', 'class_images', 'class_folders',
-           'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'fit', 'decode', 'file_hash',
-           'turn', 'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images', 'cifar_batches',
-           'unpack', 'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'load', 'grow_group', 'group_by_features',
+           'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'fit', 'decode', 'turn',
+           'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images', 'cifar_batches', 'unpack',
+           'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'load', 'grow_group', 'group_by_features',
            'class_splits', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches', 'batches_state',
            'restore_batches']
 
@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .config import (UserError, atomic_folder, choose, cores, fingerprint, generator, progress,
-                          read_json, work_root, write_json)
+from .config import (UserError, atomic_folder, choose, cores, file_hash, fingerprint,
+                          generator, progress, read_json, work_root, write_json)
 from .flowers import draw, needed_pixels, species, variation
 
 # %% ../nbs/01_data.ipynb #cfa25f85
@@ -381,14 +381,6 @@ def decode(path: Path | str, resolution: int) -> np.ndarray:
             Image.DecompressionBombError) as error:
         raise UserError(f"cannot decode {path}: {' '.join(str(error).split())}; remove it, or save "
                         "it again as PNG") from None
-
-# %% ../nbs/01_data.ipynb #dd621336
-def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits. UserError when it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 # %% ../nbs/01_data.ipynb #a1bc21bb
 @contextmanager

@@ -210,9 +210,13 @@ def petal_colour(s: dict, place: tuple, edge: torch.Tensor, pixel: torch.Tensor,
                  shift: float) -> torch.Tensor:
     """The colour [n,3,h,w] of petals of species `s` that end at the radius `edge` [n,h,w]."""
     x, y, r, theta = place
-    level, chroma, hue = (0.70, 0.150, s["hue"] + 8 * (shift > 0))
+    level = 0.70
+    chroma = 0.150
+    hue = s["hue"] + 8 * (shift > 0)
     if s["pale"]:
-        level, chroma, hue = (0.90, 0.045, s["hue"])
+        level = 0.90
+        chroma = 0.045
+        hue = s["hue"]
     heart = oklch(level - 0.20, chroma + 0.03, hue - s["tip"])
     rim = oklch(level + 0.06, chroma, hue + s["tip"])
     colour = heart + (rim - heart) * ((r / edge).clamp(max=1) ** 0.8)[:, None]

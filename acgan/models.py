@@ -437,7 +437,8 @@ def discriminator_blocks(spec: Spec, n_classes: int, width: float, padding: str,
         row = row if dropout is None or not row.dropout else replace(row, dropout=dropout)
         maps = max(1, round(row.maps * width)) if row.maps else c_in
         if row.op == "linear":
-            c_in, maps = c_in * side**2, n_classes + 1
+            c_in = c_in * side**2
+            maps = n_classes + 1
         std = noise_std if row.op == "conv" else 0.0
         blocks.append(Block(row, c_in, maps, padding, spec.slope, None, std, 0, bn, noise_dist))
         side = 1 if row.op == "avgpool" else side // (row.stride or 1)

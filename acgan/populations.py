@@ -136,7 +136,8 @@ def batched(op, W, b, x):
     if up and not op.phased:
         return grouped(op, W, b, x)
     if up:
-        W, b = subpixel_kernels(W, op.before), b.repeat_interleave(4, 1)
+        W = subpixel_kernels(W, op.before)
+        b = b.repeat_interleave(4, 1)
         rows = patches(x, 3, 1, 1, 1)
     else:
         rows = patches(x, op.kernel_size[0], op.stride[0], op.padding[0], op.padding[0] + op.far)

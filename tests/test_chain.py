@@ -121,7 +121,7 @@ def test_the_gallery_belongs_to_its_stage_and_is_linked(project):
     gallery.parent.mkdir(parents=True)
     gallery.write_text("<p>every class</p>")
     assert "figures/gallery.html" in runner.files_of(job), "what a stage writes there is one of its outputs"
-    write_json(job.stamp("one"), {"inputs": stages.stage_inputs(job, STAGES[0]), "outputs": {"figures/gallery.html": stages.file_hash(gallery)}, "seconds": 1})
+    write_json(job.stamp("one"), {"inputs": stages.stage_inputs(job, STAGES[0]), "outputs": {"figures/gallery.html": stages.file_state(gallery)}, "seconds": 1})
     assert plan(job)[0][1] is None
     assert '<a href="gallery.html">samples of every class</a>' in build_report("quick", stages=STAGES).read_text()
     gallery.unlink()

@@ -1,19 +1,16 @@
 """Sections 4.1 and 5: what is planted in the drawn images must be found, and the two studies must run on any profile."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from acgan import claims
 from acgan.classifiers import accuracy_by_resolution, by_class, correct, of_discriminator, sign_flip, train_resnet20
 from acgan.data import ImageSet, load
 from acgan.training import GANConfig, TrainState, train_steps, run_config
+from studies import PROFILE, TINY, study
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = (4, 8, 16, 32, 64)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,27 +78,6 @@ def test_more_labels_help_a_supervised_discriminator(sets):
         train_steps(t, 60)
         found[share] = correct(of_discriminator(t.D, sets[0].classes, sets[0].images, "cpu"), sets[1]).double().mean().item()
     assert found[1.0] > found[0.01] + 0.1 and found[1.0] > 0.6, found
-
-
-def study(name, where, monkeypatch, tmp_path, profile, **parameters):
-    """Run the cells of a study in a checkout of its own with the profile `profile` (a dictionary); returns its names at the end."""
-    (tmp_path / "nbs" / "profiles").mkdir(parents=True)
-    shutil.copy(ROOT / "nbs" / "claims.yaml", tmp_path / "nbs")
-    (tmp_path / "nbs" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile))
-    monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
-    monkeypatch.setenv("ACGAN_WORK", str(tmp_path / "data"))
-    names = {}
-    for cell in json.loads((ROOT / "nbs" / where / f"{name}.ipynb").read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), name, "exec"), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names.update({"profile": "tiny", "label": "tiny", "device": "cpu"} | parameters)
-    return names
-
-
-TINY = {"width": 0.03, "width_d": 0.05, "z_dim": 4, "batch": 4, "dropout": 0.0, "noise_std": 0.0}
-PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per_class": 8, "root": None},
-           "model": {"steps": 2, "gan": TINY}, "classifier": {"name": "resnet20", "epochs": 1, "width": 0.25, "batch": 8}, "stages": {}}
 
 
 def test_study_of_discriminability_when_several_runs_share_the_classes(monkeypatch, tmp_path, capsys):

@@ -1,12 +1,16 @@
 """Section 4.4's protocol, section 4.6's counts and the ablation: against scipy, and against draws whose answer is known."""
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from acgan import claims
+from acgan.analyses.selection import AXES
 from acgan.config import UserError, home, profile
 from acgan.ensemble import against_base, fit_counts, named_members, part_of, parts_in, restarts, select_best
+from studies import PROFILE, TINY, study
 
 PROFILES = sorted(path.stem for path in (Path(home()) / "nbs/profiles").glob("*.yaml"))
 
@@ -102,3 +106,36 @@ def test_every_part_of_a_profile_makes_members(name):
     classes = [f"class {k:03d}" for k in range(200)]
     for part in parts_in(settings):
         assert named_members(settings, part, classes), part
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_the_grid(monkeypatch, tmp_path, capsys):
+    axes = {"lr_g": [1e-3, 2e-3], "lr_d": [1e-3], "noise_std": [0.0]}
+    parts = {"grid": {"steps": 2, "axes": axes, "gan": TINY}, "split_contiguous": {"steps": 2, "classes_per_member": 2, "n_seeds": 2, "gan": TINY},
+             "baseline": {"steps": 2, "variants": {"AC-GAN": {}, "GAN": {"objective": "gan"}}, "n_seeds": 2, "gan": TINY}}
+    names = study("06_grid", "odena2017", monkeypatch, tmp_path, PROFILE | parts, group=4, again=1)
+    folder, made = tmp_path / "figures" / "tiny", claims.records("tiny")
+    assert set(made) >= {"acgan-4.4-a", "acgan-4.4-b", "acgan-4.4-c", "acgan-fig7"}
+    assert made["acgan-4.4-b"]["differs"] == ["the earlier model is a GAN without feature matching"]
+    rows = json.loads((folder / "grid_table.json").read_text())["rows"]
+    assert [[row[axis] for axis in AXES] for row in rows] == [[1e-3, 1e-3, 0.0], [2e-3, 1e-3, 0.0]]
+    assert [row["chosen"] for row in rows].count("yes") == 1
+    assert min(row[half] for row in rows for half in ("select", "report")) >= 1, "a score is at least 1"
+    best = max(rows, key=lambda row: row["select"])
+    assert best["chosen"] == "yes", "the choice is that of the samples that select"
+    assert f"lr_g={best[AXES[0]]:g}" in names["chosen"]
+    assert [run.gan.seed == names["winner"].gan.seed for run in names["more"]] == [False], "another seed at the chosen setting"
+    assert {path.stem for path in folder.glob("*.png")} == {"grid_scores", "grid_optimism", "grid_baselines", "fig7_samples"}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_the_score(monkeypatch, tmp_path, capsys):
+    parts = {"model": PROFILE["model"] | {"keep_checkpoints": [1]}, "splits": {"steps": 2, "classes_per_member": 2, "gan": TINY}}
+    names = study("07_inception_score", "odena2017", monkeypatch, tmp_path, PROFILE | parts, group=4)
+    folder, made = tmp_path / "figures" / "tiny", claims.records("tiny")
+    assert set(made) >= {"acgan-4.4-e"}
+    rows = json.loads((folder / "score_table.json").read_text())["rows"]
+    assert [row["candidate"] for row in rows] == ["model, step 1", "model, step 2", "class-split ensemble, step 2", "real images, train",
+                                                  "real images, test"]
+    assert names["splits"].missing == []
+    assert len(names["splits"].runs) == 2

@@ -6,7 +6,8 @@
 __all__ = ['LOW', 'QUARTER', 'HALF', 'OWN', 'TWICE', 'RESIZE_WORDS', 'ladder', 'first_of_each', 'drawn', 'training', 'compared',
            'p_values', 'units_of', 'closely', 'came_back', 'check_sizes', 'numbers_of', 'frame', 'tests', 'detail_gain',
            'won', 'of_one_model', 'of_two_models', 'arguments_of', 'told', 'of_real', 'evidence', 'best_class',
-           'draw_sizes', 'draw_classes', 'discriminability', 'below_identity', 'captions', 'Resolution', 'measure']
+           'draw_bars', 'draw_sizes', 'draw_classes', 'discriminability', 'below_identity', 'figure_caption',
+           'tests_caption', 'captions', 'Resolution', 'measure']
 
 # %% ../../nbs/analyses/01_resolution.ipynb #4314df1c
 from dataclasses import dataclass
@@ -313,6 +314,19 @@ def best_class(result):
     return int(np.argmax(result.numbers["accuracy"]["tf1"][1][OWN]))
 
 # %% ../../nbs/analyses/01_resolution.ipynb #cba4dccb
+def draw_bars(ax, result, who, rows, places, color):
+    """The bars of set `who` at the `places` of its sizes on `ax`, from its `rows` of `frame`: sd
+    over subsets, interval over classes; a dashed line at the own size's accuracy."""
+    N = result.numbers
+    value = rows["accuracy (%)"].to_numpy()
+    own = N["own"][N["sets"].index(who)]
+    ax.vlines(places, rows["low, classes"], rows["high, classes"], color=color, linewidth=0.6,
+              alpha=0.6)
+    ax.errorbar(places, value, rows[f"sd of {N['subsets']} subsets"], fmt="none", capsize=2,
+                linewidth=1.2, color=color)
+    ax.axhline(value[N["sizes"].index(own)], color=color, linestyle="--", linewidth=0.7, zorder=0)
+
+# %% ../../nbs/analyses/01_resolution.ipynb #64d609db
 def draw_sizes(ax, result, how):
     """Accuracy of every set at each size under the resize `how`, with both kinds of bars, on
     `ax`."""
@@ -324,15 +338,8 @@ def draw_sizes(ax, result, how):
               for s, who in enumerate(rows)}
     lines = {who: (places[who], rows[who]["accuracy (%)"]) for who in rows}
     figures.curves(ax, lines, "resolution (pixels)", f"accuracy of {N['classifier']} (%)", looks)
-    for who, own in zip(rows, N["own"]):
-        value = rows[who]["accuracy (%)"].to_numpy()
-        color = figures.look(looks[who])["color"]
-        ax.vlines(places[who], rows[who]["low, classes"], rows[who]["high, classes"], color=color,
-                  linewidth=0.6, alpha=0.6)
-        ax.errorbar(places[who], value, rows[who][f"sd of {N['subsets']} subsets"], fmt="none",
-                    capsize=2, linewidth=1.2, color=color)
-        ax.axhline(value[N["sizes"].index(own)], color=color, linestyle="--", linewidth=0.7,
-                   zorder=0)
+    for who in rows:
+        draw_bars(ax, result, who, rows[who], places[who], figures.look(looks[who])["color"])
     ax.axhline(100 / len(N["classes"]), color=figures.COLORS["published"], linestyle=":",
                linewidth=1, label="chance")
     ax.set_xscale("log", base=2)
@@ -378,31 +385,43 @@ def below_identity(result):
             "interval": interval}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #aa7ed6a5
+def figure_caption(result):
+    """The caption of Figure 2."""
+    N = result.numbers
+    one = below_identity(result)
+    low, high = one["interval"]
+    return (f"Accuracy of {N['classifier']} on {N['images']} images of each set, brought to each "
+            f"size and back. Capped bars: sd over {N['subsets']} subsets; thin bars: 95 % "
+            "bootstrap over classes; dashed: accuracy at the own size. Right: one dot a class, "
+            f"{RESIZE_WORDS['tf1']}; below the dashed line of equality are {one['below']} of "
+            f"{one['of']} classes (95 % interval of the share {100 * low:.0f} to "
+            f"{100 * high:.0f} %), with {one['ties']} more on it; triangle: "
+            f"{N['classes'][best_class(result)]}")
+
+# %% ../../nbs/analyses/01_resolution.ipynb #a799b180
+def tests_caption(result):
+    """The caption of the table of tests."""
+    N = result.numbers
+    firm = []
+    for how, said in RESIZE_WORDS.items():
+        classes, images = (sum(p < 0.05 for p in N["p"][how][units])
+                           for units in ("classes", "images"))
+        firm.append(f"{said}: {classes} below .05 over classes, {images} over images")
+    return ("Accuracy of the first minus that of the second, in points. p: sign-flip tests over "
+            f"{len(N['classes'])} classes and over {N['images']} images, corrected by Holm over "
+            f"{len(compared(N['own'], N['sizes']))} rows. {'; '.join(firm)}. "
+            "The tests speak of these trained networks, the first seed of each, and not of other "
+            "seeds")
+
+# %% ../../nbs/analyses/01_resolution.ipynb #7a015589
 def captions(result):
     """{figure or table: caption}."""
     N = result.numbers
-    one = below_identity(result)
-    K, name, low, high = len(N["classes"]), N["classifier"], *one["interval"]
-    under = {how: {units: sum(p < 0.05 for p in N["p"][how][units])
-                   for units in ("classes", "images")} for how in RESIZE_WORDS}
-    firm = "; ".join(f"{said}: {under[how]['classes']} below .05 over classes, "
-                     f"{under[how]['images']} over images" for how, said in RESIZE_WORDS.items())
-    return {"fig2_discriminability": f"Accuracy of {name} on {N['images']} images of each set, "
-                                     "brought to each size and back. Capped bars: sd over "
-            f"{N['subsets']} subsets; thin bars: 95 % bootstrap over classes; dashed: accuracy at "
-            "the own size. Right: one dot a class, "
-            f"{RESIZE_WORDS['tf1']}; below the dashed line of equality are {one['below']} of "
-            f"{one['of']} classes (95 % interval of the share "
-            f"{100 * low:.0f} to {100 * high:.0f} %), with {one['ties']} more on it; triangle: "
-            f"{N['classes'][best_class(result)]}",
-            "resolution_table": f"Accuracy of {name} at each size; limits: 95 % bootstrap over "
-                                f"{'models' if len(set(N['units'])) < K else 'classes'}.",
-            "resolution_tests": "Accuracy of the first minus that of the second, in points. p: "
-                                "sign-flip tests over "
-            f"{K} classes and over {N['images']} images, corrected by Holm over "
-            f"{len(compared(N['own'], N['sizes']))} rows. {firm}. "
-            "The tests speak of these trained networks, the first seed of each, and not of other "
-            "seeds"}
+    units = "models" if len(set(N["units"])) < len(N["classes"]) else "classes"
+    return {"fig2_discriminability": figure_caption(result),
+            "resolution_table": f"Accuracy of {N['classifier']} at each size; limits: 95 % "
+                                f"bootstrap over {units}.",
+            "resolution_tests": tests_caption(result)}
 
 # %% ../../nbs/analyses/01_resolution.ipynb #c8b6866f
 @dataclass(frozen=True)
