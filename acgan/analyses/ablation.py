@@ -186,7 +186,8 @@ class Ablation(Result):
     beyond_seeds = beyond_seeds
 
 # %% ../../nbs/analyses/09_ablation.ipynb #7122c7ae
-def measure(settings, classifier, per_class=20, pairs=40, seed=0):
+def measure(settings: dict, classifier, per_class: int = 20, pairs: int = 40,
+            seed: int = 0) -> Ablation:
     """The `Ablation` of `settings` {name: [a sampler for each seed]}, whose first is the base;
     per_class: samples of each class."""
     base, (first, *_) = next(iter(settings.items()))

@@ -16,6 +16,7 @@ import scipy.stats
 from .. import checkpoints, figures, latent, similarity, stats
 from .result import Evidence, Figure, Result
 from ..config import pick_device
+from ..data import ImageSet
 from ..ensemble import Ensemble
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #ec2fa7e1
@@ -241,8 +242,9 @@ def by_step(rows, training):
     return found
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #cb6464f1
-def measure(trainings, images, test, nulls=None, looks=None, real=None, pairs=100, per_class=100,
-            null_per_class=40, bank=300, seed=0, device="auto"):
+def measure(trainings, images: ImageSet, test: ImageSet, nulls=None, looks=None, real=None,
+            pairs: int = 100, per_class: int = 100, null_per_class: int = 40, bank: int = 300,
+            seed: int = 0, device: str = "auto") -> Collapse:
     """The `Collapse` of `trainings` [{step: sampler}] (see `stops`) and of `nulls` {name:
     [sampler]}.
 

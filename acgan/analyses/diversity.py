@@ -17,6 +17,7 @@ import torch
 from .. import classifiers, figures, nulls, similarity
 from .result import Figure, Result, evidence_of
 from ..config import UserError, generator, pick_device
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/02_diversity.ipynb #0e53ee7b
 def class_scores(images, pairs=100, seed=0):
@@ -253,8 +254,9 @@ class Diversity(Result):
     captions = captions
 
 # %% ../../nbs/analyses/02_diversity.ipynb #a6243c29
-def measure(subjects, images, classifier=None, pairs=100, per_class=100, null_per_class=40, seed=0,
-            device="auto"):
+def measure(subjects: dict, images: ImageSet, classifier=None, pairs: int = 100,
+            per_class: int = 100, null_per_class: int = 40, seed: int = 0,
+            device: str = "auto") -> Diversity:
     """The `Diversity` of `subjects` {name: [sampler]} against the ImageSet `images` (real).
 
     The first subject is measured on `per_class` samples a class, the others on `null_per_class`.

@@ -182,7 +182,8 @@ class LatentSpace(Result):
     captions = captions
 
 # %% ../../nbs/analyses/06_latent_space.ipynb #a1d28073
-def measure(subjects, images, classifier, steps=9, n_paths=30, n_rows=100, seed=0):
+def measure(subjects: dict, images: ImageSet, classifier, steps: int = 9, n_paths: int = 30,
+            n_rows: int = 100, seed: int = 0) -> LatentSpace:
     """The `LatentSpace` of `subjects` {name: [sampler of one run]}; `images`: an ImageSet that
     names the classes for `classifier`."""
     labels, paths, tables = draw(subjects, steps, n_paths, n_rows, seed)
