@@ -7,10 +7,10 @@ __all__ = ['SHAPES', 'HUES', 'PATTERNS', 'TEXTURES', 'SUFFIXES', 'CIFAR_CLASSES'
            'class_index', 'ImageSet', 'take', 'subset', 'channel_mean_std', 'spread', 'oklch', 'species', 'variation',
            'band_limit', 'wave', 'outline', 'paint', 'ground', 'frame', 'petals', 'draw', 'in_order', 'whole',
            'draw_block', 'needed_pixels', 'blossoms', 'DataSet', 'entries', 'class_images', 'class_folders',
-           'annotated_images', 'hold_out', 'split_images', 'to_rgb', 'fit', 'decode', 'turn', 'content_hash', 'cached',
-           'from_groups', 'fetching', 'cifar_batches', 'fetch', 'find_root', 'locate', 'check_name', 'load',
-           'class_splits', 'group_by_features', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches',
-           'batches_state', 'restore_batches']
+           'annotated_images', 'hold_out', 'split_images', 'to_rgb', 'center_crop_resize', 'decode', 'turn',
+           'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_batches', 'fetch', 'find_root', 'locate',
+           'check_name', 'load', 'class_splits', 'group_by_features', 'check_splits', 'save_splits', 'load_splits',
+           'hide_labels', 'Batches', 'batches_state', 'restore_batches']
 
 # %% ../nbs/01_data.ipynb #8335c0b5
 import fcntl
@@ -32,8 +32,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import avg_pool2d
 
-from .config import (UserError, atomic_folder, choose, cores, file_hash, fingerprint, generator,
-                          progress, read_json, work_root, write_json)
+from .config import (UserError, atomic_folder, choose, cores, file_hash, fingerprint,
+                          generator, progress, read_json, work_root, write_json)
 
 # %% ../nbs/01_data.ipynb #cfa25f85
 def to_float(images):
@@ -544,7 +544,7 @@ def to_rgb(image):
     return image.convert("RGB")
 
 # %% ../nbs/01_data.ipynb #0b62379f
-def fit(image, resolution):
+def center_crop_resize(image, resolution):
     """A Pillow image in RGB -> uint8 [3,R,R]: shorter side resized to R by antialiased bicubic
     interpolation, centre kept."""
     side = min(image.size)
@@ -564,7 +564,7 @@ def decode(path, resolution):
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise UserError(f"{path} is animated, with {image.n_frames} frames: save the one "
                                 "you mean as a still image")
-            return fit(to_rgb(image), resolution)
+            return center_crop_resize(to_rgb(image), resolution)
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that Pillow can read: remove it, or save it again "
                         "as PNG") from None
@@ -672,7 +672,7 @@ def cifar_batches(root, split, resolution, n_classes=None, per_class=None, downl
             batches = CIFAR10(str(root), train=split == "train", download=download)
         labels = np.array(batches.targets)
         for i in np.concatenate([np.flatnonzero(labels == k)[:n] for k in range(K)]):
-            yield fit(Image.fromarray(batches.data[i]), resolution)
+            yield center_crop_resize(Image.fromarray(batches.data[i]), resolution)
     images = cached(stamp, (K * n, 3, resolution, resolution), parts,
                     {"name": "cifar10", "split": split})
     return ImageSet(images, torch.arange(K).repeat_interleave(n), CIFAR_CLASSES[:K], "cifar10",
