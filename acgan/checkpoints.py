@@ -22,8 +22,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .config import (atomic_folder, derive_seed, fingerprint, pick_device, plain, provenance,
-                          read_json, UserError, write_bytes, write_json)
+from .config import (atomic_folder, derive_seed, fingerprint, pick_device, to_jsonable,
+                          provenance, read_json, UserError, write_bytes, write_json)
 from .data import class_index, ImageSet
 from .training import (FORMAT, METRICS, build, difference, GANConfig, generate,
                             read_run_config, RunConfig, TrainState)
@@ -355,7 +355,7 @@ def log_line(t, table, seconds, probe=None):
         line["parameters_sha256"] = parameter_hash(t)
     if probe is not None:
         began = time.perf_counter()
-        line["probe"] = plain(probe(t))
+        line["probe"] = to_jsonable(probe(t))
         line |= {"warnings": line["probe"].pop("warnings", []),
                  "probe_seconds": round(time.perf_counter() - began, 4)}
     return line
@@ -379,7 +379,7 @@ def append_line(path, value):
         with open(path, "ab+") as file:
             file.seek(max(0, file.seek(0, 2) - 1))
             text = ("\n" * (file.read() not in (b"", b"\n"))
-                    + json.dumps(plain(value), sort_keys=True) + "\n")
+                    + json.dumps(to_jsonable(value), sort_keys=True) + "\n")
             file.write(text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

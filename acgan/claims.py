@@ -23,7 +23,7 @@ import scipy.stats
 import yaml
 from numpy.typing import ArrayLike
 
-from .config import UserError, choose, home, plain, read_json, write_json
+from .config import UserError, choose, home, to_jsonable, read_json, write_json
 from .stats import jackknife, share_interval
 
 # %% ../nbs/11_claims.ipynb #79998c14
@@ -52,7 +52,7 @@ def two_intervals(statistic: Callable, columns: list, clusters: ArrayLike | None
 # %% ../nbs/11_claims.ipynb #36616e1e
 def order(differences: ArrayLike, clusters: ArrayLike | None = None, effect: float | None = None,
           alpha: float = 0.05) -> Outcome:
-    """ORD: the mean of the paired `differences` [N] is above 0, and at least half of a published
+    """order: the mean of the paired `differences` [N] is above 0, and at least half of a published
     `effect`."""
     if not len(differences):
         return Outcome("inconclusive", units=0, why="nothing to compare")
@@ -70,7 +70,7 @@ def order(differences: ArrayLike, clusters: ArrayLike | None = None, effect: flo
 def number(values: ArrayLike, published: float, tolerance: float, clusters: ArrayLike | None = None,
            over: ArrayLike | None = None, comparable: bool = True, ordering: dict | None = None,
            alpha: float = 0.05) -> Outcome:
-    """NUM: the mean of `values` [N] (over that of `over` [N]) is `published` up to `tolerance`.
+    """number: the mean of `values` [N] (over that of `over` [N]) is `published` up to `tolerance`.
     `ordering`: arguments of `order`."""
     columns = [values] if over is None else [values, over]
     statistic = np.mean if over is None else lambda a, b: a.mean() / max(b.mean(), 1e-12)
@@ -118,7 +118,7 @@ def share_gap(cases: ArrayLike, ids: Iterable, other: ArrayLike,
 def share(cases: ArrayLike, published: float, clusters: Iterable | None = None,
           other: ArrayLike | None = None, other_clusters: Iterable | None = None,
           alpha: float = 0.05) -> Outcome:
-    """SGN, PRP: the share of `cases` (0 or 1, [N]) is `published` within .1. `other` [M]: cases of
+    """share: the share of `cases` (0 or 1, [N]) is `published` within .1. `other` [M]: cases of
     a group that should have fewer."""
     if not len(cases) or other is not None and not len(other):
         return Outcome("inconclusive", units=0, why="a group is empty")
@@ -151,8 +151,8 @@ def fisher_z(a: np.ndarray, b: np.ndarray) -> float:
 # %% ../nbs/11_claims.ipynb #9c8d502d
 def correlation(x: ArrayLike, y: ArrayLike, clusters: ArrayLike | None = None,
                 published: ArrayLike = (), sign: int = 0, alpha: float = 0.05) -> Outcome:
-    """COR: Pearson's r of `x` and `y` [N] has the sign of the `published` readings (or `sign`), and
-    its interval holds one of them."""
+    """correlation: Pearson's r of `x` and `y` [N] has the sign of the `published` readings (or
+    `sign`), and its interval holds one of them."""
     if len(x) < 3 or min(np.std(x), np.std(y)) == 0:
         return Outcome("inconclusive", units=0, why="a column does not vary")
     readings = np.atleast_1d(np.asarray(published, dtype=float))
@@ -198,7 +198,7 @@ def goes_back(levels: list) -> bool:
 # %% ../nbs/11_claims.ipynb #9b126fd0
 def trend(groups: list | None = None, series: ArrayLike | None = None, decreasing: bool = False,
           alpha: float = 0.05) -> Outcome:
-    """TRD: values rise (fall if `decreasing`) from group to group, or along each row of `series`
+    """trend: values rise (fall if `decreasing`) from group to group, or along each row of `series`
     [units, levels]."""
     sign = -1.0 if decreasing else 1.0
     if series is not None:
@@ -222,8 +222,8 @@ def trend(groups: list | None = None, series: ArrayLike | None = None, decreasin
 def equivalence(margin: float, differences: ArrayLike | None = None,
                 clusters: ArrayLike | None = None, x: ArrayLike | None = None,
                 y: ArrayLike | None = None, alpha: float = 0.05) -> Outcome:
-    """TOST: the mean of `differences` [N], or the correlation of `x` and `y` [N], lies inside
-    (-margin, margin)."""
+    """equivalence: the mean of `differences` [N], or the correlation of `x` and `y` [N], lies
+    inside (-margin, margin)."""
     columns = [x, y] if differences is None else [differences]
     statistic = pearson if differences is None else np.mean
     if len(columns[0]) < 2:
@@ -254,7 +254,7 @@ def limit(bound: float, direction: float | None = None, side: str = "above",
           over: ArrayLike | None = None, clusters: ArrayLike | None = None,
           value: float | None = None, interval: tuple | None = None, units: int | None = None,
           alpha: float = 0.05) -> Outcome:
-    """LIM: the mean of `values` (over `over`), the share of `cases`, or `value` with its
+    """limit: the mean of `values` (over `over`), the share of `cases`, or `value` with its
     `interval`, lies above or below `bound`."""
     if value is None and not len(values if values is not None else cases):
         return Outcome("inconclusive", units=0, why="nothing was found that could be counted")
@@ -272,7 +272,7 @@ def limit(bound: float, direction: float | None = None, side: str = "above",
 # %% ../nbs/11_claims.ipynb #e0e98a63
 def fewer_failures(failed: int, total: int, failed_other: int, total_other: int,
                    alpha: float = 0.05) -> Outcome:
-    """FIS: failed/total is below failed_other/total_other, by Fisher's exact test."""
+    """failure_rate: failed/total is below failed_other/total_other, by Fisher's exact test."""
     table = [[failed, total - failed], [failed_other, total_other - failed_other]]
     p, other = (scipy.stats.fisher_exact(table, alternative=side).pvalue
                 for side in ("less", "greater"))
@@ -283,15 +283,16 @@ def fewer_failures(failed: int, total: int, failed_other: int, total_other: int,
 
 # %% ../nbs/11_claims.ipynb #e345cb03
 def identity(error: float, draws: int) -> Outcome:
-    """EXA: the largest relative `error` over `draws` random draws in float64 is at most 1e-9."""
+    """identity: the largest relative `error` over `draws` random draws in float64 is at most
+    1e-9."""
     outcome = "agrees" if error <= 1e-9 else "disagrees"
     return Outcome(outcome, error, None, draws,
                    f"largest relative error {error:.1e} over {draws:,} draws")
 
 # %% ../nbs/11_claims.ipynb #296e5dfa
 def printed(compared: int, invented: Iterable = (), wrong: Iterable = ()) -> Outcome:
-    """ARC: `compared` printed values are as built; `invented`: choices that the source leaves open;
-    `wrong`: values that cannot be."""
+    """as_printed: `compared` printed values are as built; `invented`: choices that the source
+    leaves open; `wrong`: values that cannot be."""
     if wrong:
         return Outcome("disagrees", None, None, compared,
                        "cannot be as printed: " + "; ".join(wrong))
@@ -302,13 +303,13 @@ def printed(compared: int, invented: Iterable = (), wrong: Iterable = ()) -> Out
     return Outcome("agrees", None, None, compared, text)
 
 # %% ../nbs/11_claims.ipynb #9f6eed71
-RULES = {"NUM": number, "ORD": order, "SGN": share, "PRP": share, "COR": correlation, "TRD": trend,
-         "TOST": equivalence, "EXA": identity, "ARC": printed, "LIM": limit, "FIS": fewer_failures,
-         "VIS": None}
+RULES = {"number": number, "order": order, "share": share, "correlation": correlation,
+         "trend": trend, "equivalence": equivalence, "identity": identity, "as_printed": printed,
+         "limit": limit, "failure_rate": fewer_failures, "figure": None}
 
 # %% ../nbs/11_claims.ipynb #18c34922
-POWER = {"NUM": 3, "ORD": 3, "SGN": 6, "PRP": 6, "COR": 6, "TRD": 3, "TOST": 3, "EXA": 10_000,
-         "ARC": 1, "LIM": 3, "FIS": 4, "VIS": 0}
+POWER = {"number": 3, "order": 3, "share": 6, "correlation": 6, "trend": 3, "equivalence": 3,
+         "identity": 10_000, "as_printed": 1, "limit": 3, "failure_rate": 4, "figure": 0}
 
 # %% ../nbs/11_claims.ipynb #b8c072fa
 _OPTIONAL = {"published": None, "tolerance": None, "with": {}, "trained": True, "unit": "",
@@ -339,14 +340,14 @@ def check_row(row: dict, papers: Iterable) -> dict:
     wrong with it."""
     check_keys(row, papers)
     full = _OPTIONAL | {"power": POWER[row["rule"]]} | row
-    exact = full["rule"] in ("EXA", "ARC", "VIS")
+    exact = full["rule"] in ("identity", "as_printed", "figure")
     if full["nulls"] is None:
         full["nulls"] = [] if exact or not full["trained"] else ["untrained", "noise"]
     if full["protocol"] is None and exact:
         full["protocol"] = {}
     if not full["unit"]:
         trained = "training" if full["trained"] else "class"
-        full["unit"] = {"EXA": "draw", "ARC": "value"}.get(full["rule"], trained)
+        full["unit"] = {"identity": "draw", "as_printed": "value"}.get(full["rule"], trained)
     return full
 
 # %% ../nbs/11_claims.ipynb #ec2150ed
@@ -390,7 +391,7 @@ def setting(images: Any = None, runs: list | tuple = (), classifier: Any = None,
         facts = {"steps": runs[0].step, "seeds": [run.gan.seed for run in runs],
                  "changes": {name: value for name, value in changes
                              if name not in ("seed", "classes")}} | facts
-    return plain(facts)
+    return to_jsonable(facts)
 
 # %% ../nbs/11_claims.ipynb #fc9d7b22
 def differences(row: dict, facts: dict) -> list[str]:
@@ -416,10 +417,10 @@ def tolerance_of(row: dict, value: float, error: float = 0) -> float:
 
 # %% ../nbs/11_claims.ipynb #9ade63cc
 def all_tolerances(row: dict) -> float | dict | None:
-    """The tolerance of a NUM row, {part: tolerance} of one with several numbers, None for other
+    """The tolerance of a number row, {part: tolerance} of one with several numbers, None for other
     rules and without a number."""
     published = row["published"]
-    if row["rule"] != "NUM" or published is None:
+    if row["rule"] != "number" or published is None:
         return None
     if isinstance(published, dict):
         return {name: tolerance_of(row, *value) for name, value in published.items()}
@@ -429,9 +430,9 @@ def all_tolerances(row: dict) -> float | dict | None:
 def published_arguments(row: dict, comparable: bool = True) -> dict:
     """The arguments that a row's rule takes from its `published` value."""
     published = row["published"]
-    if published is None or row["rule"] not in ("NUM", "SGN", "PRP", "COR"):
+    if published is None or row["rule"] not in ("number", "share", "correlation"):
         return {}
-    if row["rule"] != "NUM":
+    if row["rule"] != "number":
         return {"published": published}
     value, error = published if isinstance(published, list) else (published, 0)
     return {"published": value, "tolerance": tolerance_of(row, value, error),
@@ -443,7 +444,7 @@ def rule_arguments(row: dict, evidence: dict, comparable: bool = True, alpha: fl
     take them, or lacks one."""
     given = {key: value for key, value in evidence.items() if key != "given"}
     fixed = row["with"] | published_arguments(row, comparable)
-    if row["rule"] not in ("EXA", "ARC"):
+    if row["rule"] not in ("identity", "as_printed"):
         fixed = fixed | {"alpha": alpha}
     try:
         return inspect.signature(RULES[row["rule"]]).bind(**given, **fixed).arguments
@@ -504,7 +505,7 @@ def verdict(row: dict, entry: dict | None, others: dict | None = None) -> dict:
     if row["follows"]:
         return _BLANK | following(row, others or {})
     differs = [*differences(row, entry["setting"]), *entry["differs"]]
-    if entry["skipped"] or row["rule"] == "ARC" and differs:
+    if entry["skipped"] or row["rule"] == "as_printed" and differs:
         more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
         return _BLANK | {"protocol": "not attempted", "differs": differs,
                          "verdict": "not attempted",
@@ -542,7 +543,7 @@ def words(row: dict, found: Outcome, protocol: str, nulls: dict, entry: dict) ->
     if protocol == "proxy":
         return ("supported by a proxy" if holds else "contradicted by a proxy"), found.why
     seeds = len(set(entry["setting"].get("seeds", [])))
-    if holds and row["trained"] and row["rule"] not in ("EXA", "ARC") and seeds < 3:
+    if holds and row["trained"] and row["rule"] not in ("identity", "as_printed") and seeds < 3:
         return "direction only", f"{seeds} seeds; {found.why}"
     return {"agrees": "reproduced", "same direction": "direction only",
             "disagrees": "not reproduced"}[found.outcome], found.why
@@ -591,7 +592,7 @@ def record(label: str, claim: str, ours: Any, evidence: dict | None = None,
     row = rows[choose(claim, rows, "claim")]
     nulls = {name: {"ours": text, "evidence": given}
              for name, (text, given) in (nulls or {}).items()}
-    entry = plain({"claim": claim, "ours": ours, "evidence": evidence, "n": n,
+    entry = to_jsonable({"claim": claim, "ours": ours, "evidence": evidence, "n": n,
                    "setting": setting or {}, "differs": list(differs), "nulls": nulls,
                    "skipped": skipped, "undecided": undecided, "note": note})
     check_entry(row, entry)
@@ -659,7 +660,7 @@ def table(label: str) -> list[dict]:
 def save_table(label: str) -> Path:
     """Write figures/<label>/claims.json: {'counts': {'verdict', 'protocol'}, 'rows': `table`};
     returns the path."""
-    rows = plain(table(label))
+    rows = to_jsonable(table(label))
     count = {key: {word: sum(row[key] == word for row in rows) for word in some}
              for key, some in (("verdict", VERDICTS), ("protocol", PROTOCOLS))}
     return write_json(home() / "figures" / label / "claims.json",

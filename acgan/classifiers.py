@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'FORMAT', 'CLASSIFIERS', 'RESIZES', 'Standardise', 'Classifier', 'check_batch', 'imagenet_ids', 'correct',
-           'Block', 'resnet_stages', 'ResNet20', 'shift_flip', 'learning_rate', 'train_step', 'fit', 'save_resnet20',
-           'stored_weights', 'rebuild_resnet20', 'open_resnet20', 'check_sets', 'make_resnet20', 'train_resnet20',
-           'find_weights', 'read_weights', 'fidelity_network', 'Inception2015', 'inception_2015', 'ToInception',
-           'InceptionTorchvision', 'inception_torchvision', 'load_classifier', 'some_images', 'averaging',
-           'real_statistics', 'ClassHead', 'of_discriminator', 'tf1_bilinear', 'resize', 'at_resolution',
+           'ResidualBlock', 'resnet_stages', 'ResNet20', 'shift_flip', 'learning_rate', 'train_step', 'fit',
+           'save_resnet20', 'stored_weights', 'rebuild_resnet20', 'open_resnet20', 'check_sets', 'make_resnet20',
+           'train_resnet20', 'find_weights', 'read_weights', 'fidelity_network', 'Inception2015', 'inception_2015',
+           'ToInception', 'InceptionTorchvision', 'inception_torchvision', 'load_classifier', 'some_images',
+           'averaging', 'real_statistics', 'ClassHead', 'of_discriminator', 'tf1_bilinear', 'resize', 'at_resolution',
            'accuracy_by_resolution', 'by_class', 'by_subset', 'cluster_sums', 'sign_test', 'sign_flip', 'holm']
 
 # %% ../nbs/07_classifiers.ipynb #1268c47a
@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
 import acgan
-from .config import (UserError, atomic_folder, choose, derive_seed, exact_math, fingerprint,
+from .config import (UserError, atomic_folder, choose, derive_seed, no_tf32, fingerprint,
                           generator, locked, pick_device, precision, progress, provenance,
                           read_json, work_root, write_json)
 from .data import ImageSet, channel_mean_std, class_index, to_float
@@ -82,7 +82,7 @@ class Classifier:
                           else self.batch)
         self.network.to(self.device, memory_format=torch.channels_last).eval()
         parts = []
-        with exact_math():
+        with no_tf32():
             for part in progress(images.split(batch), self.name):
                 out = self.network(self.preprocess(part.to(self.device)))
                 parts.append({key: value.float().cpu() for key, value in out.items()})
@@ -125,7 +125,7 @@ def correct(classifier: Classifier, images: ImageSet) -> torch.Tensor:
     return classifier.extract(images.images)["logits"].argmax(1) == output[images.labels.cpu()]
 
 # %% ../nbs/07_classifiers.ipynb #6911e338
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, plus the input: [B,n_in,R,R] ->
     [B,n_out,R/stride,R/stride]."""
 
@@ -151,7 +151,7 @@ def resnet_stages(maps: list) -> nn.Sequential:
     n_in = maps[0]
     for n_out, first in zip(maps, (1, 2, 2)):
         for stride in (first, 1, 1):
-            blocks.append(Block(n_in, n_out, stride))
+            blocks.append(ResidualBlock(n_in, n_out, stride))
             n_in = n_out
     return nn.Sequential(*blocks)
 
@@ -549,7 +549,7 @@ def real_statistics(network: nn.Module, images: torch.Tensor, batch: int = 100,
         raise UserError("batch statistics need at least 2 images")
     some = some_images(images, limit)
     device = next(network.parameters()).device
-    with averaging(network), exact_math():
+    with averaging(network), no_tf32():
         for part in some.tensor_split(-(-len(some) // batch)):
             network(to_float(part.to(device)))
     return network

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'CIFAR_CLASSES', 'Archive', 'IMAGENETTE', 'TINY_IMAGENET', 'DATA_SETS', 'to_float', 'to_uint8',
-           'class_index', 'ImageSet', 'take', 'renumber', 'subset', 'channel_mean_std', 'in_order', 'whole',
+           'class_index', 'ImageSet', 'take', 'renumber', 'subset', 'channel_mean_std', 'parallel_map', 'check_int',
            'draw_block', 'draw_all', 'blossoms', 'DataSet', 'entries', 'class_images', 'class_folders',
-           'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'fit', 'decode', 'turn',
-           'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images', 'cifar_batches', 'unpack',
-           'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'load', 'grow_group', 'group_by_features',
-           'class_splits', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches', 'batches_state',
-           'restore_batches']
+           'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'center_crop_resize', 'decode',
+           'wait_for_lock', 'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images',
+           'cifar_batches', 'unpack', 'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'load', 'grow_group',
+           'group_by_features', 'class_splits', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches',
+           'batches_state', 'restore_batches']
 
 # %% ../nbs/01_data.ipynb #8335c0b5
 import fcntl
@@ -141,7 +141,7 @@ def channel_mean_std(images: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, ((share * level**2).sum(1) - mean**2).clamp(min=0).sqrt()
 
 # %% ../nbs/01_data.ipynb #0f232df4
-def in_order(work: Callable, items: list, desc: str, block: int = 512) -> Iterator:
+def parallel_map(work: Callable, items: list, desc: str, block: int = 512) -> Iterator:
     """Yield work(item) for each of the list `items`, in order, by a thread for each core, one torch
     thread in each."""
     threads = torch.get_num_threads()
@@ -157,7 +157,7 @@ def in_order(work: Callable, items: list, desc: str, block: int = 512) -> Iterat
         torch.set_num_threads(threads)
 
 # %% ../nbs/01_data.ipynb #4b7c64bf
-def whole(value: int, low: int, high: int, what: str) -> int:
+def check_int(value: int, low: int, high: int, what: str) -> int:
     """`value` when it is a whole number in low..high, else a UserError that names `what`."""
     if (not isinstance(value, (int, np.integer)) or isinstance(value, bool)
         or not low <= value <= high):
@@ -178,7 +178,7 @@ def draw_all(kinds: list, n: int, resolution: int, seed: int, split: str) -> Ite
     block = max(1, 2**17 // max(96, 2 * resolution) ** 2)
     jobs = [(s, i, min(i + block, n)) for s in kinds for i in range(0, n, block)]
     work = partial(draw_block, resolution=resolution, seed=seed, split=split)
-    return in_order(work, jobs, "drawing blossoms")
+    return parallel_map(work, jobs, "drawing blossoms")
 
 # %% ../nbs/01_data.ipynb #fe916281
 def blossoms(n_classes: int = 10, per_class: int = 100, resolution: int = 32, seed: int = 0,
@@ -188,9 +188,9 @@ def blossoms(n_classes: int = 10, per_class: int = 100, resolution: int = 32, se
 
     `truth` has for each class "diversity" (0..1), "needs_pixels" (8, 16 or 64), "coarse", "pattern"
     and "texture"."""
-    K = whole(n_classes, 2, 1000, "blossoms: n_classes")
-    R = whole(resolution, 8, 256, "blossoms: resolution")
-    n = whole(per_class, 1, 10**7, "blossoms: per_class")
+    K = check_int(n_classes, 2, 1000, "blossoms: n_classes")
+    R = check_int(resolution, 8, 256, "blossoms: resolution")
+    n = check_int(per_class, 1, 10**7, "blossoms: per_class")
     choose(split, ("train", "test"), "split")
     kinds = [species(k) for k in range(K)]
     stamp = fingerprint("blossoms, drawing 1", K, n, R, seed, split)
@@ -278,7 +278,7 @@ def class_folders(folder: Path | str, n_classes: int | None = None) -> dict[str,
     if not found:
         raise UserError(f"{folder} holds no class folders: put the images at "
                         f"{Path(folder, '<class>', '<name>.png')}")
-    keep = len(found) if n_classes is None else whole(n_classes, 1, len(found),
+    keep = len(found) if n_classes is None else check_int(n_classes, 1, len(found),
                                                       f"n_classes of {folder}")
     return {entry.name: class_images(entry.path) for entry in found[:keep]}
 
@@ -290,7 +290,7 @@ def annotated_images(folder: Path | str, n_classes: int | None = None) -> dict[s
     for line in Path(folder, "val_annotations.txt").read_text().splitlines():
         name, kind = line.split("\t")[:2]
         groups.setdefault(kind, []).append(str(Path(folder, "images", name)))
-    keep = len(groups) if n_classes is None else whole(n_classes, 1, len(groups),
+    keep = len(groups) if n_classes is None else check_int(n_classes, 1, len(groups),
                                                        f"n_classes of {folder}")
     return {kind: sorted(groups[kind]) for kind in sorted(groups)[:keep]}
 
@@ -353,7 +353,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 # %% ../nbs/01_data.ipynb #0b62379f
-def fit(image: Image.Image, resolution: int) -> np.ndarray:
+def center_crop_resize(image: Image.Image, resolution: int) -> np.ndarray:
     """A Pillow image in RGB -> uint8 [3,R,R]: shorter side resized to R by antialiased bicubic
     interpolation, centre kept."""
     side = min(image.size)
@@ -373,7 +373,7 @@ def decode(path: Path | str, resolution: int) -> np.ndarray:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise UserError(f"{path} is animated, with {image.n_frames} frames: save the one "
                                 "you mean as a still image")
-            return fit(to_rgb(image), resolution)
+            return center_crop_resize(to_rgb(image), resolution)
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that Pillow can read: remove it, or save it again "
                         "as PNG") from None
@@ -384,7 +384,7 @@ def decode(path: Path | str, resolution: int) -> np.ndarray:
 
 # %% ../nbs/01_data.ipynb #a1bc21bb
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
+def wait_for_lock(path: Path) -> Iterator[None]:
     """Wait for this process's turn at the lock file `path`, and hold it. UserError when it cannot
     be made."""
     try:
@@ -410,10 +410,10 @@ def content_hash(groups: dict) -> str:
     files = [(f"{kind}/{os.path.basename(path)}", path) for kind, paths in groups.items()
              for path in paths]
     note = work_root() / "cache" / "known" / f"{quick_key(files)}.json"
-    with turn(note.parent / ".lock"):
+    with wait_for_lock(note.parent / ".lock"):
         if not note.is_file():
             total = hashlib.sha256()
-            digests = in_order(file_hash, [path for _, path in files], "reading")
+            digests = parallel_map(file_hash, [path for _, path in files], "reading")
             for (name, _), digest in zip(files, digests):
                 total.update(f"{name} {digest}\n".encode())
             write_json(note, {"content": total.hexdigest()[:32], "files": len(files)})
@@ -424,7 +424,7 @@ def cached(stamp: str, shape: tuple, parts: Callable, meta: dict) -> torch.Tenso
     """uint8 `shape` by memory map from cache/<stamp>/; filled from the arrays that parts() yields
     when it is not there yet."""
     folder = work_root() / "cache" / stamp
-    with turn(folder.with_suffix(".lock")):
+    with wait_for_lock(folder.with_suffix(".lock")):
         if not (folder / "images.npy").is_file():
             with atomic_folder(folder) as scratch:
                 with open(scratch / "images.npy", "wb") as file:
@@ -442,11 +442,11 @@ def from_groups(groups: dict, name: str, split: str, resolution: int,
                 per_class: int | None = None) -> ImageSet:
     """The ImageSet of {class: paths}, decoded through the cache."""
     if per_class is not None:
-        whole(per_class, 1, 10**9, "per_class")
+        check_int(per_class, 1, 10**9, "per_class")
         groups = {kind: paths[:per_class] for kind, paths in groups.items()}
     files = [path for paths in groups.values() for path in paths]
     stamp = fingerprint("centred square, bicubic", content_hash(groups), resolution, split)
-    parts = partial(in_order, partial(decode, resolution=resolution), files, "decoding")
+    parts = partial(parallel_map, partial(decode, resolution=resolution), files, "decoding")
     images = cached(stamp, (len(files), 3, resolution, resolution), parts,
                     {"name": name, "split": split, "classes": list(groups)})
     labels = torch.arange(len(groups)).repeat_interleave(
@@ -481,7 +481,7 @@ def cifar_images(root: Path, split: str, resolution: int, n_classes: int, n: int
     labels = np.array(batches.targets)
     for k in range(n_classes):
         for i in np.flatnonzero(labels == k)[:n]:
-            yield fit(Image.fromarray(batches.data[i]), resolution)
+            yield center_crop_resize(Image.fromarray(batches.data[i]), resolution)
 
 # %% ../nbs/01_data.ipynb #9db30860
 def cifar_batches(root: Path, split: str, resolution: int, n_classes: int | None = None,
@@ -490,9 +490,9 @@ def cifar_batches(root: Path, split: str, resolution: int, n_classes: int | None
     downloads when it may."""
     from torchvision.datasets import CIFAR10
     root = root.parent if root.name == "cifar-10-batches-py" else root
-    K = 10 if n_classes is None else whole(n_classes, 1, 10, "n_classes of cifar10")
+    K = 10 if n_classes is None else check_int(n_classes, 1, 10, "n_classes of cifar10")
     most = 5000 if split == "train" else 1000
-    n = most if per_class is None else min(most, whole(per_class, 1, 10**9, "per_class"))
+    n = most if per_class is None else min(most, check_int(per_class, 1, 10**9, "per_class"))
     sums = CIFAR10.train_list if split == "train" else CIFAR10.test_list
     stamp = fingerprint("centred square, bicubic", sums, K, n, resolution, split)
     parts = partial(cifar_images, root, split, resolution, K, n, download)
@@ -517,7 +517,7 @@ def fetch(archive: Archive, root: Path | str) -> Path:
     all."""
     from torchvision.datasets.utils import download_url
     place = Path(root, archive.folder)
-    with fetching(archive.folder, root), turn(Path(root, f".{archive.folder}.lock")):
+    with fetching(archive.folder, root), wait_for_lock(Path(root, f".{archive.folder}.lock")):
         if not place.is_dir():
             download_url(archive.address, str(root), md5=archive.md5)
             unpack(Path(root, archive.address.rsplit("/", 1)[1]), archive.folder, root)
@@ -587,7 +587,7 @@ def load(name: str, split: str = "train", resolution: int = 32, root: Path | str
     if name == "blossoms":
         return blossoms(10 if n_classes is None else n_classes,
                         100 if per_class is None else per_class, resolution, seed, split)
-    whole(resolution, 1, 4096, "resolution")
+    check_int(resolution, 1, 4096, "resolution")
     name, root = root_of(name, root)
     place = locate(name, root, resolution, download)
     if place is None:
@@ -634,7 +634,7 @@ def class_splits(classes: list, size: int, how: str | list = "contiguous", seed:
     if not isinstance(how, str):
         return [tuple(class_index(classes, k) for k in group) for group in how]
     choose(how, ("contiguous", "random", "similar", "dissimilar"), "class split")
-    size = whole(size, 1, len(classes), "classes per group")
+    size = check_int(size, 1, len(classes), "classes per group")
     if how in ("similar", "dissimilar"):
         if features is None or len(features) != len(classes):
             raise UserError(f"a split by {how} classes needs features, one row for each of the "
@@ -715,7 +715,7 @@ class Batches:
         if not len(self.where):
             raise UserError(f"no image is left to train on: labelled={labelled} keeps no label of "
                             f"{images.name}")
-        self.batch = whole(batch, 1, 10**6, "batch")
+        self.batch = check_int(batch, 1, 10**6, "batch")
         self.generator = generator(seed, stream, device=device)
         self.order = self.shuffled()
         self.position = 0

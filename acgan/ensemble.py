@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PART', 'members_of', 'grid', 'Ensemble', 'train_ensemble', 'open_ensemble', 'part_of', 'parts_in', 'split_members',
            'count_members', 'grid_members', 'with_restarts', 'named_members', 'part_images', 'part_schedule',
-           'train_part', 'restarts', 'replicates', 'sheet', 'run_rows', 'fit_counts', 'select_best', 'against_base']
+           'train_part', 'restarts', 'replicates', 'sheet', 'run_rows', 'fit_counts', 'select_best',
+           'compare_to_baseline']
 
 # %% ../nbs/06_ensemble.ipynb #a7d9b0ec
 import math
@@ -281,7 +282,7 @@ def select_best(select, report, groups=(10, 5), level=0.95):
             "interval": (a - b - half, a - b + half), "mean difference": sum(apart) / len(apart)}
 
 # %% ../nbs/06_ensemble.ipynb #f00decf7
-def against_base(values, base, level=0.95):
+def compare_to_baseline(values, base, level=0.95):
     """{name: (difference of means to `base`, low, high)} for `values` {name: [a number for each
     seed]}, the base left out.
 

@@ -29,7 +29,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from . import config
-from .config import UserError, home, plain, write_bytes, write_json
+from .config import UserError, home, to_jsonable, write_bytes, write_json
 
 # %% ../nbs/12_figures.ipynb #99af0dfd
 DPI = 200
@@ -325,7 +325,7 @@ def signature(n, seeds, label):
 # %% ../nbs/12_figures.ipynb #517f8b5f
 def blank(value):
     """`value` as JSON types with NaN and infinities as None, at any depth."""
-    value = plain(value)
+    value = to_jsonable(value)
     if isinstance(value, dict):
         return {key: blank(v) for key, v in value.items()}
     if isinstance(value, list):

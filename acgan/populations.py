@@ -7,10 +7,10 @@ __all__ = ['OWN', 'OPS', 'BACKENDS', 'architecture', 'StackedModel', 'convolve',
            'batched', 'stacked_weight', 'conditional_affine', 'stacked_norm', 'stacked_block', 'stacked_pass',
            'stacked_terms', 'next_batches', 'vmapped_pass', 'check_fusable', 'BatchedTrainer', 'fused_update',
            'batched_discriminate', 'fused_discriminator_step', 'fused_generator_step', 'CUDAGraphRunner',
-           'set_memory_format', 'repeatable', 'Population', 'wait_for', 'measure_backend', 'time_layer', 'fastest_op',
-           'tune_layers', 'measure_backends', 'fastest_backend', 'is_light', 'choose_backend', 'member_bytes',
-           'free_bytes', 'groups_that_fit', 'Engine', 'run_to_next_event', 'TimeBudgetExceeded', 'Deadline', 'halt_all',
-           'take_turns', 'train_group', 'halves', 'train_groups', 'locked_sessions', 'train']
+           'set_memory_format', 'deterministic_cudnn', 'Population', 'wait_for', 'measure_backend', 'time_layer',
+           'fastest_op', 'tune_layers', 'measure_backends', 'fastest_backend', 'is_light', 'choose_backend',
+           'member_bytes', 'free_bytes', 'groups_that_fit', 'Engine', 'run_to_next_event', 'TimeBudgetExceeded',
+           'Deadline', 'halt_all', 'take_turns', 'train_group', 'halves', 'train_groups', 'locked_sessions', 'train']
 
 # %% ../nbs/05a_populations.ipynb #f0843446
 import contextlib
@@ -419,7 +419,7 @@ def set_memory_format(t, layout=torch.contiguous_format):
 
 # %% ../nbs/05a_populations.ipynb #c081bae2
 @contextlib.contextmanager
-def repeatable():
+def deterministic_cudnn():
     """The context in which cuDNN takes algorithms that give the same bits each time."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -457,7 +457,7 @@ class Population:
         parts = zip(*(next_batches(t.batches, n) for t in self.states), strict=True)
         # of k,M,B
         rows, labels = (torch.stack(part, 1).split(self.chunk) for part in parts)
-        with repeatable():
+        with deterministic_cudnn():
             table = torch.cat([self.replay(*chunk) for chunk in zip(rows, labels, strict=True)])
         for t in self.states:
             t.step += n

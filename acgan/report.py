@@ -223,8 +223,8 @@ def summary_view(rows):
 def page_view(job, rows):
     """The values of report.html.j2 for a label; `rows`: those of claims.json."""
     found = collect_figures(job)
-    (printed,
-     others), shown = by_number(job, found), [stage for stage in job.stages if stage.id != "report"]
+    printed, others = by_number(job, found)
+    shown = [stage for stage in job.stages if stage.id != "report"]
     names = {stage: [record["name"] for record in records] for stage, records in found.items()}
     above = {stage: [r for records in printed.values()
                      for r in records if r["name"] in names[stage]] for stage in found}

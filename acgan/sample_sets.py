@@ -83,7 +83,7 @@ def sizes_of(source) -> set:
     if isinstance(source, data.ImageSet):
         return {(source.resolution, source.resolution)}
     files = [path for paths in source.values() for path in paths]
-    return set(data.in_order(image_size, files, "sizes"))
+    return set(data.parallel_map(image_size, files, "sizes"))
 
 # %% ../nbs/14b_sample_sets.ipynb #e4c60bfa
 def one_size(found) -> int:
@@ -106,7 +106,7 @@ def read_images(groups, resolution, name) -> data.ImageSet:
     files = [path for paths in groups.values() for path in paths]
     pixels = torch.empty(len(files), 3, resolution, resolution, dtype=torch.uint8)
     decode = partial(data.decode, resolution=resolution)
-    for i, image in enumerate(data.in_order(decode, files, f"decoding {name}")):
+    for i, image in enumerate(data.parallel_map(decode, files, f"decoding {name}")):
         pixels[i] = torch.from_numpy(image)
     counts = torch.tensor([len(paths) for paths in groups.values()])
     labels = torch.arange(len(groups)).repeat_interleave(counts)

@@ -388,10 +388,10 @@ def settings_of(samples, real, asked) -> dict:
 def check_request(samples, real, out, per_class, pairs, resolution) -> Path | None:
     """The folder for the report, or None. UserError for settings out of range and for a folder
     that may not be written."""
-    data.whole(per_class, 2, 10**6, "per_class")
-    data.whole(pairs, 2, 10**6, "pairs")
+    data.check_int(per_class, 2, 10**6, "per_class")
+    data.check_int(pairs, 2, 10**6, "pairs")
     if resolution is not None:
-        data.whole(resolution, 16, 4096, "resolution")
+        data.check_int(resolution, 16, 4096, "resolution")
     sources = [samples, *(real if isinstance(real, (tuple, list)) else [real])]
     paths = [Path(one).expanduser().resolve() for one in sources
              if not isinstance(one, data.ImageSet) and Path(one).expanduser().is_dir()]

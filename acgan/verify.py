@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from . import claims, config, ensemble, stages
-from .config import UserError, home, pick_device, plain, read_json, work_root
+from .config import UserError, home, pick_device, to_jsonable, read_json, work_root
 from .checkpoints import HASH_STEP, read_log
 
 # %% ../nbs/13a_verify.ipynb #6dcdd609
@@ -49,7 +49,7 @@ def check_verdicts(label):
     if not path.is_file():
         raise UserError(f"{path} is missing: run the chain's stage report first")
     saved = {row["id"]: row for row in read_json(path)["rows"]}
-    now = {row["id"]: row for row in plain(claims.table(label))}
+    now = {row["id"]: row for row in to_jsonable(claims.table(label))}
     wrong = [name for name in sorted(set(saved) | set(now)) if saved.get(name) != now.get(name)]
     return check_of("verdicts", wrong, f"{sum(row['studied'] for row in now.values())} computed "
                                        f"again, {len(now)} rows")

@@ -46,18 +46,17 @@ near = (-0.5 * line + 0.75 * np.cos(40 * line)).tolist()
 six = np.tile(np.arange(6), 10).tolist()
 # rule: (row, right, wrong, too few, what says nothing)
 CASES = {
-    "NUM": ({"published": [8.25, 0.07], "tolerance": 0.14}, {"values": [8.2, 8.3, 8.25]}, {"values": [6.0, 6.1, 5.9]}, {"values": [8.25, 8.25]}, {"values": [1.0, 1.0, 1.0]}),
-    "ORD": ({}, {"differences": [0.5, 0.6, 0.55]}, {"differences": [-0.5, -0.6, -0.55]}, {"differences": [0.5, 0.5]}, {"differences": [0.1, -0.2, 0.05]}),
-    "SGN": (BOTH, {"cases": [1] * 80 + [0] * 20}, {"cases": [0] * 40}, {"cases": [1] * 5}, {"cases": [0, 1] * 10}),
-    "PRP": (BOTH, {"cases": [1] * 80 + [0] * 20, "other": [0] * 20}, {"cases": [0] * 40, "other": [1] * 40, "other_clusters": list(range(40))},
+    "number": ({"published": [8.25, 0.07], "tolerance": 0.14}, {"values": [8.2, 8.3, 8.25]}, {"values": [6.0, 6.1, 5.9]}, {"values": [8.25, 8.25]}, {"values": [1.0, 1.0, 1.0]}),
+    "order": ({}, {"differences": [0.5, 0.6, 0.55]}, {"differences": [-0.5, -0.6, -0.55]}, {"differences": [0.5, 0.5]}, {"differences": [0.1, -0.2, 0.05]}),
+    "share": (BOTH, {"cases": [1] * 80 + [0] * 20, "other": [0] * 20}, {"cases": [0] * 40, "other": [1] * 40, "other_clusters": list(range(40))},
             {"cases": [1], "other": [0]}, {"cases": [0, 1] * 10, "other": [0, 1] * 10}),
-    "COR": ({"published": [-0.4, -0.16]}, {"x": line.tolist(), "y": near, "clusters": six}, {"x": line.tolist(), "y": [-v for v in near], "clusters": six},
+    "correlation": ({"published": [-0.4, -0.16]}, {"x": line.tolist(), "y": near, "clusters": six}, {"x": line.tolist(), "y": [-v for v in near], "clusters": six},
             {"x": line[:20].tolist(), "y": near[:20], "clusters": [0, 1] * 10}, {"x": line.tolist(), "y": np.cos(41 * line).tolist(), "clusters": six}),
-    "TRD": ({}, {"groups": [[1, 1.1, 0.9], [2, 2.1, 1.9], [3, 3.1, 2.9]]}, {"groups": [[3, 3.1, 2.9], [2, 2.1, 1.9], [1, 1.1, 0.9]]},
+    "trend": ({}, {"groups": [[1, 1.1, 0.9], [2, 2.1, 1.9], [3, 3.1, 2.9]]}, {"groups": [[3, 3.1, 2.9], [2, 2.1, 1.9], [1, 1.1, 0.9]]},
             {"groups": [[1, 1.1], [2, 2.1], [3, 3.1]]}, {"groups": [[1, 3, 2], [2, 1, 3], [3, 2, 1]]}),
-    "TOST": ({"with": {"margin": 0.2}}, {"differences": [0.01, -0.02, 0.0]}, {"differences": [0.9, 0.95, 1.0]}, {"differences": [0.0, 0.01]}, {"differences": [1.0, -1.0, 0.2]}),
-    "LIM": ({"with": {"bound": 2, "direction": 1}}, {"values": [2.4, 2.5, 2.6]}, {"values": [0.4, 0.5, 0.45]}, {"values": [2.5, 2.5]}, {"values": [0.1, 5, 2]}),
-    "FIS": ({}, {"failed": 0, "total": 10, "failed_other": 8, "total_other": 10}, {"failed": 8, "total": 10, "failed_other": 0, "total_other": 10},
+    "equivalence": ({"with": {"margin": 0.2}}, {"differences": [0.01, -0.02, 0.0]}, {"differences": [0.9, 0.95, 1.0]}, {"differences": [0.0, 0.01]}, {"differences": [1.0, -1.0, 0.2]}),
+    "limit": ({"with": {"bound": 2, "direction": 1}}, {"values": [2.4, 2.5, 2.6]}, {"values": [0.4, 0.5, 0.45]}, {"values": [2.5, 2.5]}, {"values": [0.1, 5, 2]}),
+    "failure_rate": ({}, {"failed": 0, "total": 10, "failed_other": 8, "total_other": 10}, {"failed": 8, "total": 10, "failed_other": 0, "total_other": 10},
             {"failed": 0, "total": 3, "failed_other": 3, "total_other": 3}, {"failed": 5, "total": 10, "failed_other": 5, "total_other": 10}),
 }
 
@@ -75,31 +74,31 @@ def test_each_rule_meets_a_right_number_a_wrong_one_too_few_and_a_null(rule):
     assert told(rule, right, right, **more) == "no credit", "what noise passes earns nothing"
 
 
-@pytest.mark.parametrize("rule, evidence, wrong", [("EXA", {"error": 1e-12, "draws": 10_000}, {"error": 1e-3, "draws": 10_000}),
-                                                   ("ARC", {"compared": 4}, {"compared": 4, "wrong": ["61 pixels"]})])
+@pytest.mark.parametrize("rule, evidence, wrong", [("identity", {"error": 1e-12, "draws": 10_000}, {"error": 1e-3, "draws": 10_000}),
+                                                   ("as_printed", {"compared": 4}, {"compared": 4, "wrong": ["61 pixels"]})])
 def test_identities_and_tables(rule, evidence, wrong):
     one = row(rule, trained=False)
     assert claims.judge(one, evidence).outcome == "agrees" and claims.judge(one, wrong).outcome == "disagrees"
-    few = evidence | ({"draws": 100} if rule == "EXA" else {"compared": 0})
+    few = evidence | ({"draws": 100} if rule == "identity" else {"compared": 0})
     assert claims.judge(one, few).outcome == "inconclusive", "a thing that compares nothing cannot agree"
     assert claims.verdict(one, entry(evidence, seeds=()))["verdict"] == "reproduced"
-    assert claims.verdict(row("ARC"), entry({"compared": 3}) | {"differs": ["10 classes"]})["verdict"] == "not attempted"
+    assert claims.verdict(row("as_printed"), entry({"compared": 3}) | {"differs": ["10 classes"]})["verdict"] == "not attempted"
 
 
 def test_the_measured_mistakes_of_the_first_edition():
     num = {"published": [8.25, 0.07], "tolerance": 0.14}
-    assert claims.judge(row("NUM", **num), {"values": [1, 15, 3, 20, 2]}).outcome == "inconclusive"
-    assert claims.judge(row("NUM", published=[10.1, 2.0]), {"values": [14.5, 14.4, 14.6]}).outcome == "disagrees", "beyond two errors"
-    assert claims.judge(row("LIM", **{"with": {"bound": 2, "direction": 1}}), {"value": 2.01, "interval": [0.18, 5.25], "units": 10}).outcome == "inconclusive"
-    assert claims.judge(row("PRP", published=0.847), {"cases": [1]}).outcome == "inconclusive"
-    assert claims.judge(row("SGN", published=0.844), {"cases": [1, 1, 1, 0]}).outcome == "inconclusive"
-    assert claims.judge(row("ORD"), {"differences": [0.1, 0.2, 0.15], "clusters": [0, 0, 0]}).outcome == "inconclusive", "one training"
+    assert claims.judge(row("number", **num), {"values": [1, 15, 3, 20, 2]}).outcome == "inconclusive"
+    assert claims.judge(row("number", published=[10.1, 2.0]), {"values": [14.5, 14.4, 14.6]}).outcome == "disagrees", "beyond two errors"
+    assert claims.judge(row("limit", **{"with": {"bound": 2, "direction": 1}}), {"value": 2.01, "interval": [0.18, 5.25], "units": 10}).outcome == "inconclusive"
+    assert claims.judge(row("share", published=0.847), {"cases": [1]}).outcome == "inconclusive"
+    assert claims.judge(row("share", published=0.844), {"cases": [1, 1, 1, 0]}).outcome == "inconclusive"
+    assert claims.judge(row("order"), {"differences": [0.1, 0.2, 0.15], "clusters": [0, 0, 0]}).outcome == "inconclusive", "one training"
     looks = {"differences": RNG.normal(1, 0.1, 120).tolist(), "clusters": [0] * 120}
-    assert claims.judge(row("ORD"), looks).units == 1, "ten classes and twelve looks of one run are one unit"
+    assert claims.judge(row("order"), looks).units == 1, "ten classes and twelve looks of one run are one unit"
 
 
 def test_a_proxy_neither_reproduces_nor_refutes():
-    one = row("NUM", published=[7.0, 2.0], protocol={"data": "imagenet", "classes": 1000}, nulls=[])
+    one = row("number", published=[7.0, 2.0], protocol={"data": "imagenet", "classes": 1000}, nulls=[])
     drawn = {"data": "blossoms", "classes": 10}
     found = claims.verdict(one, entry({"values": [20.0, 21, 19]}, **drawn))
     assert (found["protocol"], found["outcome"], found["verdict"]) == ("proxy", "inconclusive", "inconclusive")
@@ -113,31 +112,31 @@ def test_a_proxy_neither_reproduces_nor_refutes():
 
 @pytest.mark.parametrize("outcome, nulls", list(itertools.product(claims.OUTCOMES, [{}, {"noise": "agrees"}, {"noise": "inconclusive"}])))
 def test_no_proxy_says_reproduced_or_not_reproduced(outcome, nulls):
-    for one in (row("ORD"), row("ORD", nulls=["noise"]), row("NUM", published=1.0, nulls=[])):
+    for one in (row("order"), row("order", nulls=["noise"]), row("number", published=1.0, nulls=[])):
         word, _ = claims.words(one, claims.Outcome(outcome), "proxy", nulls, entry({}))
         assert word in ("supported by a proxy", "contradicted by a proxy", "inconclusive", "no credit")
 
 
 def test_three_seeds_are_the_least_for_reproduced():
-    one, good = row("ORD", nulls=[]), {"differences": [0.5, 0.6, 0.55]}
+    one, good = row("order", nulls=[]), {"differences": [0.5, 0.6, 0.55]}
     assert claims.verdict(one, entry(good, seeds=[1, 2]))["verdict"] == "direction only"
     assert claims.verdict(one, entry(good, seeds=[1, 1, 1]))["verdict"] == "direction only", "one seed named thrice"
     assert claims.verdict(one, entry(good))["verdict"] == "reproduced"
-    assert claims.verdict(row("ORD", trained=False), entry(good, seeds=[]))["verdict"] == "reproduced"
-    assert claims.verdict(row("ORD"), entry(good))["verdict"] == "no credit", "nobody has looked at the nulls"
+    assert claims.verdict(row("order", trained=False), entry(good, seeds=[]))["verdict"] == "reproduced"
+    assert claims.verdict(row("order"), entry(good))["verdict"] == "no credit", "nobody has looked at the nulls"
 
 
 def test_what_is_given_comes_first():
-    one = row("ORD", nulls=[])
+    one = row("order", nulls=[])
     good, blind = ({"what": "recognised", "values": values, "above": 0.1} for values in ([0.5, 0.6, 0.55], [0.1, 0.1, 0.1]))
     assert claims.judge(one, {"differences": [0.5, 0.6, 0.55], "given": good}).outcome == "agrees"
     assert claims.judge(one, {"differences": [0.5, 0.6, 0.55], "given": blind}).outcome == "inconclusive"
     assert claims.judge(one, {"differences": [-0.5, -0.6, -0.55], "given": blind}).outcome == "inconclusive", "nor is it evidence against"
 
 
-@pytest.mark.parametrize("rule, make", [("ORD", lambda x: {"differences": x}), ("TOST", lambda x: {"differences": x + 0.5}), ("LIM", lambda x: {"values": x})])
+@pytest.mark.parametrize("rule, make", [("order", lambda x: {"differences": x}), ("equivalence", lambda x: {"differences": x + 0.5}), ("limit", lambda x: {"values": x})])
 def test_how_often_a_rule_is_wrong_under_noise(rule, make):
-    more = {"ORD": {}, "TOST": {"with": {"margin": 0.5}}, "LIM": {"with": {"bound": 0}}}[rule]
+    more = {"order": {}, "equivalence": {"with": {"margin": 0.5}}, "limit": {"with": {"bound": 0}}}[rule]
     rng, hits = np.random.default_rng(1), {"agrees": 0, "disagrees": 0}
     for _ in range(400):                                                                        # 4 trainings of 10 classes that share a mean
         x = (rng.normal(size=(4, 1)) + 0.3 * rng.normal(size=(4, 10))).ravel()
@@ -151,7 +150,7 @@ def test_correlation_over_few_trainings_is_not_fooled_by_many_classes():
     clusters = np.repeat(np.arange(6), 10)
     for _ in range(300):
         x, y = (rng.normal(size=6)[clusters] + 0.3 * rng.normal(size=60) for _ in range(2))
-        wrong += claims.judge(row("COR", published=[-0.4]), {"x": x, "y": y, "clusters": clusters}).outcome != "inconclusive"
+        wrong += claims.judge(row("correlation", published=[-0.4]), {"x": x, "y": y, "clusters": clusters}).outcome != "inconclusive"
     assert wrong < 0.15 * 300, wrong
 
 
@@ -216,8 +215,8 @@ def test_parts_are_judged_by_the_worst_and_share_the_error():
     with pytest.raises(UserError, match="lacks the part 'mean, real'"):
         claims.judge(one, evidence)
     edge = {"differences": [-1.0, -0.9, -1.1, 0.1, -1.2]}                                        # below 0 at 5 %, not at 1 %
-    assert claims.judge(row("ORD"), edge).outcome == "disagrees"
-    assert claims.judge(row("ORD"), {"parts": {str(i): edge for i in range(5)}}).outcome == "inconclusive"
+    assert claims.judge(row("order"), edge).outcome == "disagrees"
+    assert claims.judge(row("order"), {"parts": {str(i): edge for i in range(5)}}).outcome == "inconclusive"
 
 
 def test_ledger_is_whole():
@@ -226,10 +225,10 @@ def test_ledger_is_whole():
     assert set(ids) <= set(LEDGER)
     for one in LEDGER.values():
         assert one["states"].endswith((".", "?", ").")) and len(one["states"]) > 15, one["id"]
-        wanted = {"TOST": one["with"].get("margin", 0) > 0, "LIM": "bound" in one["with"], "VIS": bool(one["follows"]),
-                  "COR": one["published"] is not None or one["with"].get("sign")} | dict.fromkeys(("NUM", "SGN", "PRP"), one["published"] is not None)
+        wanted = {"equivalence": one["with"].get("margin", 0) > 0, "limit": "bound" in one["with"], "figure": bool(one["follows"]),
+                  "correlation": one["published"] is not None or one["with"].get("sign")} | dict.fromkeys(("number", "share"), one["published"] is not None)
         assert one["impossible"] or wanted.get(one["rule"], True), one["id"]
-        if one["paper"] == "odena2017" and one["trained"] and not one["impossible"] and one["rule"] not in ("EXA", "ARC", "VIS"):
+        if one["paper"] == "odena2017" and one["trained"] and not one["impossible"] and one["rule"] not in ("identity", "as_printed", "figure"):
             assert one["protocol"], f"{one['id']} cannot be met exactly: its protocol is not written down"
 
 
@@ -278,7 +277,7 @@ def test_a_picture_is_what_it_shows(project):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"evidence": {"values": [float("nan")] * 5}}, "not a number"), ({"evidence": {"wrong": 1}}, "rule NUM"),
+    ({"evidence": {"values": [float("nan")] * 5}}, "not a number"), ({"evidence": {"wrong": 1}}, "rule number"),
     ({}, "needs evidence"), ({"evidence": {"values": [1.0]}, "skipped": "both"}, "needs evidence")])
 def test_record_refuses(project, arguments, message):
     with pytest.raises(UserError, match=message):

@@ -90,7 +90,7 @@ def test_the_claim_is_a_row_of_the_ledger_and_the_study_records_it(monkeypatch, 
     monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
     ledger = claims.ledger()
     assert list(ledger)[-1] == "mine-darker" and ledger["mine-darker"]["headline"].format("5") == "5 grey levels darker"
-    assert yaml.safe_load(row.replace("*trained", "{}"))[0]["rule"] == "ORD"
+    assert yaml.safe_load(row.replace("*trained", "{}"))[0]["rule"] == "order"
 
     subjects = {who: [nulls.of_images(flowers)] for who in ("samples", "untrained", "noise")}
     page = SimpleNamespace(label="mine", subjects=lambda: subjects, images=lambda part="model": flowers,

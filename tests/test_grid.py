@@ -9,7 +9,7 @@ from scipy import stats
 from acgan import claims
 from acgan.analyses.selection import AXES
 from acgan.config import UserError, home, profile
-from acgan.ensemble import against_base, fit_counts, named_members, part_of, parts_in, restarts, select_best
+from acgan.ensemble import compare_to_baseline, fit_counts, named_members, part_of, parts_in, restarts, select_best
 from studies import PROFILE, TINY, study
 
 PROFILES = sorted(path.stem for path in (Path(home()) / "nbs/profiles").glob("*.yaml"))
@@ -48,7 +48,7 @@ def test_choosing_among_equals_is_optimistic_as_order_statistics_say():
 
 def test_against_base_is_the_pooled_t_interval():
     values = {"base": [1.0, 1.4, 1.1], "up": [2.0, 2.2, 2.3], "down": [0.1, 0.4, 0.2]}
-    found = against_base(values, "base")
+    found = compare_to_baseline(values, "base")
     spread = np.sqrt(np.mean([np.var(v, ddof=1) for v in values.values()]))
     half = stats.t.ppf(1 - 0.05 / 4, 6) * spread * np.sqrt(2 / 3)
     assert list(found) == ["up", "down"]
@@ -60,15 +60,15 @@ def test_against_base_is_the_pooled_t_interval():
 def test_intervals_hold_for_all_switches_at_once():
     rng, wrong = np.random.default_rng(2), 0
     for _ in range(400):
-        found = against_base({k: rng.normal(size=3) for k in ["base", *range(12)]}, "base")
+        found = compare_to_baseline({k: rng.normal(size=3) for k in ["base", *range(12)]}, "base")
         wrong += any(low > 0 or high < 0 for _, low, high in found.values())
     assert wrong <= 0.05 * 400 + 3 * np.sqrt(0.05 * 0.95 * 400)
 
 
 def test_a_setting_may_have_one_seed_but_not_all():
-    assert "lone" in against_base({"base": [1.0, 1.1], "lone": [2.0]}, "base")
+    assert "lone" in compare_to_baseline({"base": [1.0, 1.1], "lone": [2.0]}, "base")
     with pytest.raises(UserError, match="no 'default' to compare with: a, b"):
-        against_base({"a": [1.0, 2.0], "b": [1.0]}, "default")
+        compare_to_baseline({"a": [1.0, 2.0], "b": [1.0]}, "default")
 
 
 @pytest.mark.parametrize("counts, classes, expected", [([10, 20, 100], 200, [10, 20, 100]), ([10, 20, 100], 50, [5, 10, 50]),

@@ -38,15 +38,15 @@ def test_paths_end_where_their_noise_says():
 def test_roughness_of_an_even_walk_and_of_a_jump():
     start = torch.randint(0, 120, (4, 1, 3, 8, 8), generator=g())
     even = (start + 10 * torch.arange(6).view(1, 6, 1, 1, 1)).to(torch.uint8)
-    assert latent.roughness(even, [0] * 4)["ratio"].tolist() == [1, 1, 1, 1]
+    assert latent.path_smoothness(even, [0] * 4)["ratio"].tolist() == [1, 1, 1, 1]
     ends = torch.randint(0, 256, (40, 2, 3, 8, 8), dtype=torch.uint8, generator=g(1))
     hop = ends[:, [0, 0, 0, 1, 1, 1]]
-    assert latent.roughness(hop, [0] * 40)["share"].mean() == pytest.approx(1, abs=0.05)
+    assert latent.path_smoothness(hop, [0] * 40)["share"].mean() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("own, low, high", [(0.0, 0.99, 1.01), (0.5, 0.97, 1.01)])
 def test_layout_is_kept_where_z_makes_it(own, low, high):
-    kept = latent.layout_kept(latent.fixed_z(Mixer(own=own), 40, range(3)))
+    kept = latent.layout_correlation(latent.fixed_z(Mixer(own=own), 40, range(3)))
     assert low < kept["same"].mean() < high and abs(kept["different"].mean()) < 0.15
 
 
@@ -103,8 +103,8 @@ def test_collapsed_since_is_the_last_unbroken_stretch():
 def test_modes_reached_is_counted_by_brute_force():
     bank, x = (torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=g(n)) for n in (30, 25))
     d = np.abs(x.numpy().astype(int)[:, None] - bank.numpy().astype(int)[None]).sum((2, 3, 4))
-    assert latent.modes_reached(x, bank) == len(set(d.argmin(1)))
-    assert latent.modes_reached(bank, bank) == 30
+    assert latent.mode_count(x, bank) == len(set(d.argmin(1)))
+    assert latent.mode_count(bank, bank) == 30
 
 
 @pytest.mark.parametrize("d, sigma", [(1, 1.0), (3, 20.0), (6, 0.5)])

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from acgan import similarity
 from acgan.config import UserError
-from acgan.similarity import (L1_FORMS, all_pairs, draw_pairs, l1, l1_form, lone_pair_terms, mean_ms_ssim, moments, ms_ssim,
+from acgan.similarity import (L1_FORMS, all_pairs, draw_pairs, l1, l1_form, pair_terms_sum_diff, mean_ms_ssim, moments, ms_ssim,
                               ms_ssim_3, ms_ssim_distance, nearest, pair_error, pair_scores, pair_terms)
 
 C1, C2 = 6.5025, 58.5225
@@ -124,7 +124,7 @@ def test_lone_pairs_equal_kept_moments():
         for absolute in (False, True):
             for variant in ("tf2016", "compare_gan"):
                 kept = pair_terms(moments(x, variant=variant), moments(y, variant=variant), absolute)
-                torch.testing.assert_close(lone_pair_terms(x, y, variant=variant, absolute=absolute), kept, rtol=0, atol=1e-11)
+                torch.testing.assert_close(pair_terms_sum_diff(x, y, variant=variant, absolute=absolute), kept, rtol=0, atol=1e-11)
 
 
 def test_wide_images():

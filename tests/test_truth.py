@@ -87,7 +87,7 @@ def test_one_image_a_class_is_collapsed_and_memorised(sets, real):
     assert latent.collapsed(mean_by_name(samples), real) == train.classes
     found = latent.memorised(distances(samples, train), distances(held_out, train))
     assert found["verdict"] == "memorised" and found["copies"] == 1 and found["p"] < 1e-20
-    assert all(latent.modes_reached(samples.images[samples.of_class(k)], train.images[train.of_class(k)]) == 1 for k in range(10))
+    assert all(latent.mode_count(samples.images[samples.of_class(k)], train.images[train.of_class(k)]) == 1 for k in range(10))
 
 
 def test_stored_images_are_memorised_but_not_collapsed(sets, real):
@@ -106,7 +106,7 @@ def test_unseen_real_images_get_a_clean_bill(sets, real):
     assert latent.collapsed(mean_by_name(samples), real) == []
     found = latent.memorised(distances(samples, train), distances(held_out, train))
     assert found["verdict"] == "clean" and found["p"] > 0.05 and 0.95 < found["ratio"] < 1.05
-    reached = [[latent.modes_reached(s.images[s.of_class(k)], train.images[train.of_class(k)]) for k in range(10)] for s in (samples, held_out)]
+    reached = [[latent.mode_count(s.images[s.of_class(k)], train.images[train.of_class(k)]) for k in range(10)] for s in (samples, held_out)]
     assert all(0.75 < a / b < 1.33 for a, b in zip(*reached))
     C = Closed(train)
     probs, right = {}, {}

@@ -67,7 +67,7 @@ def test_two_runs_agree_byte_for_byte(sets):
 
 
 def test_verdicts_of_a_set_that_learnt_nothing_claim_nothing(sets):
-    rows = [row for row in read_json(sets[0] / "claims.json")["rows"] if row["studied"] and row["rule"] not in ("EXA", "ARC")]
+    rows = [row for row in read_json(sets[0] / "claims.json")["rows"] if row["studied"] and row["rule"] not in ("identity", "as_printed")]
     assert len(rows) >= 4 and {row["verdict"] for row in rows} <= {"inconclusive", "no credit", "not attempted", "not measurable here"}, rows
 
 

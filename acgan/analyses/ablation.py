@@ -16,7 +16,7 @@ import pandas as pd
 from .. import figures, models, scores
 from .class_count import trained_for, variety
 from .result import Figure, Result
-from ..ensemble import Ensemble, against_base, restarts
+from ..ensemble import Ensemble, compare_to_baseline, restarts
 
 # %% ../../nbs/analyses/09_ablation.ipynb #811027ad
 def settings_of(E):
@@ -70,7 +70,7 @@ def differences(result):
     """{metric: {setting: (difference to the base, low, high)}}, simultaneous 95 % intervals, the
     base left out."""
     numbers = result.numbers
-    return {metric: against_base(numbers["measured"][metric], numbers["base"])
+    return {metric: compare_to_baseline(numbers["measured"][metric], numbers["base"])
             for metric in numbers["metrics"]}
 
 # %% ../../nbs/analyses/09_ablation.ipynb #51fcd9e1
@@ -186,7 +186,8 @@ class Ablation(Result):
     beyond_seeds = beyond_seeds
 
 # %% ../../nbs/analyses/09_ablation.ipynb #7122c7ae
-def measure(settings, classifier, per_class=20, pairs=40, seed=0):
+def measure(settings: dict, classifier, per_class: int = 20, pairs: int = 40,
+            seed: int = 0) -> Ablation:
     """The `Ablation` of `settings` {name: [a sampler for each seed]}, whose first is the base;
     per_class: samples of each class."""
     base, (first, *_) = next(iter(settings.items()))

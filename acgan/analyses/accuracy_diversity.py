@@ -14,6 +14,7 @@ import torch
 
 from .. import classifiers, figures, latent, nulls, similarity, stats
 from .result import Evidence, Figure, Result, evidence_of
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/03_accuracy_diversity.ipynb #81d1ea93
 def of_set(drawn, classifier, pairs=100, seed=0):
@@ -195,8 +196,9 @@ class AccuracyDiversity(Result):
     captions = captions
 
 # %% ../../nbs/analyses/03_accuracy_diversity.ipynb #b77a7574
-def measure(subjects, images, test, classifier, looks=None, pairs=100, per_class=200,
-            null_per_class=50, seed=0):
+def measure(subjects: dict, images: ImageSet, test: ImageSet, classifier, looks=None,
+            pairs: int = 100, per_class: int = 200, null_per_class: int = 50,
+            seed: int = 0) -> AccuracyDiversity:
     """The `AccuracyDiversity` of `subjects` {name: [sampler]} by `classifier`, with the ImageSets
     `images` (real) and `test` (unseen).
 

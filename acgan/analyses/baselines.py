@@ -172,7 +172,8 @@ class Baselines(Result):
     captions = captions
 
 # %% ../../nbs/analyses/04a_baselines.ipynb #72f5a7d7
-def measure(models, classifier, real, group=40, seed=0, pairs=200, steps=None):
+def measure(models: dict, classifier, real, group: int = 40, seed: int = 0, pairs: int = 200,
+            steps=None) -> Baselines:
     """The `Baselines` of three `models` {name: {"samples": [sampler], null: [sampler]}}: with
     classes, without, and split.
 

@@ -128,7 +128,7 @@ class BestClasses(Result):
     captions = captions
 
 # %% ../../nbs/analyses/00a_best_classes.ipynb #4870e7bf
-def measure(subjects, classifier, per_class=100, seed=0):
+def measure(subjects: dict, classifier, per_class: int = 100, seed: int = 0) -> BestClasses:
     """The `BestClasses` of `subjects` {name: [sampler]}; `per_class` samples to rank by, and as
     many fresh ones."""
     first = next(iter(subjects.values()))[0]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from .. import classifiers, figures, latent, nulls, scores, similarity
 from .result import Figure, Result, evidence_of
+from ..data import ImageSet
 from ..ensemble import Ensemble
 
 # %% ../../nbs/analyses/07_class_count.ipynb #00bfd540
@@ -265,8 +266,9 @@ def real_numbers(images, test, classes, classifier, per_class, pairs, seed):
     return {"real": {"MS-SSIM": sum(each) / len(each)} | known, "real by class": each}
 
 # %% ../../nbs/analyses/07_class_count.ipynb #073c9c5c
-def measure(subjects, images, test, classifier, per_class=60, pairs=100, seed=0, mark=0.25,
-            null_per_class=20):
+def measure(subjects: dict, images: ImageSet, test: ImageSet, classifier, per_class: int = 60,
+            pairs: int = 100, seed: int = 0, mark: float = 0.25,
+            null_per_class: int = 20) -> ClassCount:
     """The `ClassCount` of `subjects` {name: {(classes trained on, width): [sampler of the classes
     that are measured]}}.
 

@@ -66,7 +66,8 @@ class ClassSplit(Result):
     evidence = evidence
 
 # %% ../../nbs/analyses/07c_class_split.ipynb #7ef1f7d7
-def measure(subjects, classifier, per_class=60, pairs=100, seed=0, few=20):
+def measure(subjects: dict, classifier, per_class: int = 60, pairs: int = 100, seed: int = 0,
+            few: int = 20) -> ClassSplit:
     """The `ClassSplit` of `subjects` {name: {'neighbours': [sampler], 'random': [sampler]}}; the
     samplers know the same classes.
 

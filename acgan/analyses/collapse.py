@@ -16,6 +16,7 @@ import scipy.stats
 from .. import checkpoints, figures, latent, similarity, stats
 from .result import Evidence, Figure, Result
 from ..config import pick_device
+from ..data import ImageSet
 from ..ensemble import Ensemble
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #ec2fa7e1
@@ -46,7 +47,7 @@ def usual_modes(images, test, per_class=100, bank=300, device="cpu"):
     for k in range(images.n_classes):
         near = images.images[images.of_class(k)[:bank]]
         unseen = test.images[test.of_class(k)[:per_class]].to(device)
-        found.append((near, len(unseen), latent.modes_reached(unseen, near) / len(unseen)))
+        found.append((near, len(unseen), latent.mode_count(unseen, near) / len(unseen)))
     return found
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #c81f7029
@@ -59,7 +60,7 @@ def states(sampler, usual, per_class=100, pairs=100, seed=0, device="cpu"):
         n = min(len(made), count)
         scores, _ = similarity.pair_scores(made, pairs, seed, stream=(k,))
         found.append({"class": name, "ms_ssim": scores.mean().item(),
-                      "modes kept": latent.modes_reached(made[:n], near) / n / share})
+                      "modes kept": latent.mode_count(made[:n], near) / n / share})
     return found
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #dafbc99f
@@ -241,8 +242,9 @@ def by_step(rows, training):
     return found
 
 # %% ../../nbs/analyses/02b_collapse.ipynb #cb6464f1
-def measure(trainings, images, test, nulls=None, looks=None, real=None, pairs=100, per_class=100,
-            null_per_class=40, bank=300, seed=0, device="auto"):
+def measure(trainings, images: ImageSet, test: ImageSet, nulls=None, looks=None, real=None,
+            pairs: int = 100, per_class: int = 100, null_per_class: int = 40, bank: int = 300,
+            seed: int = 0, device: str = "auto") -> Collapse:
     """The `Collapse` of `trainings` [{step: sampler}] (see `stops`) and of `nulls` {name:
     [sampler]}.
 

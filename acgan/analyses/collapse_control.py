@@ -16,6 +16,7 @@ import torch
 from .. import classifiers, figures, latent, nulls, similarity, stats
 from .result import Evidence, Figure, Result
 from ..config import generator
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/02a_collapse_control.ipynb #e8d4582b
 def copies(few, m, whole, pairs=100, seed=0, device="cpu"):
@@ -150,8 +151,9 @@ class CollapseControl(Result):
     captions = captions
 
 # %% ../../nbs/analyses/02a_collapse_control.ipynb #576bd2dd
-def measure(images, classifier=None, pairs=100, per_class=100, null_per_class=40, seed=0, real=None,
-            usual=None, device="cpu"):
+def measure(images: ImageSet, classifier=None, pairs: int = 100, per_class: int = 100,
+            null_per_class: int = 40, seed: int = 0, real=None, usual=None,
+            device: str = "cpu") -> CollapseControl:
     """The `CollapseControl` of the ImageSet `images` (real), with accuracy if there is a
     classifier.
 

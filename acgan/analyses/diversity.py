@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['class_scores', 'of_set', 'every_pair', 'of_every', 'top_bias', 'of_sampler', 'frame', 'class_table', 'order_kept',
-           'arguments_of', 'said_of', 'evidence', 'truth', 'scatter', 'averages', 'captions', 'Diversity', 'measure']
+           'arguments_of', 'said_of', 'evidence', 'known_truth', 'scatter', 'averages', 'captions', 'Diversity',
+           'measure']
 
 # %% ../../nbs/analyses/02_diversity.ipynb #5eced3a9
 import math
@@ -17,6 +18,7 @@ import torch
 from .. import classifiers, figures, nulls, similarity
 from .result import Figure, Result, evidence_of
 from ..config import UserError, generator, pick_device
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/02_diversity.ipynb #0e53ee7b
 def class_scores(images, pairs=100, seed=0):
@@ -178,7 +180,7 @@ def evidence(result):
     return found
 
 # %% ../../nbs/analyses/02_diversity.ipynb #9034fadb
-def truth(result):
+def known_truth(result):
     """The correlation of MS-SSIM of real images with the variety with which they were drawn, or
     None where that is not known."""
     known = result.numbers["truth"]
@@ -225,7 +227,7 @@ def captions(result):
     pairs, (real, mine) = numbers["pairs"], found.values()
     values = [v for v in next(iter(numbers["subjects"].values()))[0]["ms_ssim"] if v is not None]
     known = ""
-    r = truth(result)
+    r = known_truth(result)
     if r is not None:
         known = f" Correlation of the drawn diversity with the MS-SSIM of real images: {r:.2f}."
     error = "error of the drawn pairs"
@@ -253,8 +255,9 @@ class Diversity(Result):
     captions = captions
 
 # %% ../../nbs/analyses/02_diversity.ipynb #a6243c29
-def measure(subjects, images, classifier=None, pairs=100, per_class=100, null_per_class=40, seed=0,
-            device="auto"):
+def measure(subjects: dict, images: ImageSet, classifier=None, pairs: int = 100,
+            per_class: int = 100, null_per_class: int = 40, seed: int = 0,
+            device: str = "auto") -> Diversity:
     """The `Diversity` of `subjects` {name: [sampler]} against the ImageSet `images` (real).
 
     The first subject is measured on `per_class` samples a class, the others on `null_per_class`.

@@ -15,6 +15,7 @@ import torch
 from .. import classifiers, figures, latent, similarity
 from .result import Figure, Result
 from ..config import UserError
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/08_every_class.ipynb #c7675490
 def accuracy_of(drawn, classifier):
@@ -114,8 +115,8 @@ class EveryClass(Result):
     captions = captions
 
 # %% ../../nbs/analyses/08_every_class.ipynb #ba7c16a2
-def measure(samples, images, test, classifier, pairs=100, queries=50, bank=500, seed=0,
-            device="cpu"):
+def measure(samples, images: ImageSet, test: ImageSet, classifier, pairs: int = 100,
+            queries: int = 50, bank: int = 500, seed: int = 0, device: str = "cpu") -> EveryClass:
     """The `EveryClass` of the ImageSet `samples`; classes without samples count as missing.
     `queries` 0: no distances.
 

@@ -18,6 +18,7 @@ import torch
 from .. import figures, latent, nulls, similarity
 from .result import Evidence, Result
 from ..config import generator
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/02c_metric_properties.ipynb #b66eeef2
 def negative_shares(images, pairs=100, seed=0):
@@ -170,8 +171,8 @@ class MetricProperties(Result):
     evidence = evidence
 
 # %% ../../nbs/analyses/02c_metric_properties.ipynb #9271a308
-def measure(images, classifier=None, samples=None, pairs=100, per_class=100, null_per_class=40,
-            jitter=0.3, seed=0):
+def measure(images: ImageSet, classifier=None, samples=None, pairs: int = 100, per_class: int = 100,
+            null_per_class: int = 40, jitter: float = 0.3, seed: int = 0) -> MetricProperties:
     """The `MetricProperties` of MS-SSIM on `per_class` real images a class of the ImageSet
     `images`; samples: an ImageSet, or None."""
     few = images.take(torch.cat([images.of_class(k)[:per_class] for k in range(images.n_classes)]))

@@ -16,7 +16,7 @@ import torch
 from .. import classifiers, figures, latent, nulls, similarity
 from .result import Evidence, Figure, Result, evidence_of
 from ..config import UserError, generator
-from ..data import class_index
+from ..data import ImageSet, class_index
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #18b65347
 def nearest_of(drawn, bank, metric="l1", device="cpu"):
@@ -229,7 +229,8 @@ class Neighbours(Result):
     captions = captions
 
 # %% ../../nbs/analyses/05_neighbours.ipynb #2ecfb261
-def measure(subjects, images, test, classifier=None, queries=200, bank=300, seed=0, device="cpu"):
+def measure(subjects: dict, images: ImageSet, test: ImageSet, classifier=None, queries: int = 200,
+            bank: int = 300, seed: int = 0, device: str = "cpu") -> Neighbours:
     """The `Neighbours` of `subjects` {name: [sampler]}; of nulls, the later subjects, at most 10 a
     class.
 

@@ -17,6 +17,7 @@ import torch
 from .. import figures, latent, similarity
 from .class_count import trained_for
 from .result import Evidence, Figure, Result
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #70e3898c
 def has_failed(inside, real, d_loss=None):
@@ -135,7 +136,8 @@ class OneClass(Result):
     captions = captions
 
 # %% ../../nbs/analyses/07b_one_class.ipynb #2816b545
-def measure(samplers, images, control, per_class=60, pairs=100, seed=0, control_steps=None):
+def measure(samplers, images: ImageSet, control, per_class: int = 60, pairs: int = 100,
+            seed: int = 0, control_steps=None) -> OneClass:
     """The `OneClass` of `samplers` (of one class each) of the ImageSet `images`.
 
     control: [{'class', 'MS-SSIM', 'real'}] of the classes of conditional GANs, trained for

@@ -101,7 +101,8 @@ class Recovery(Result):
     captions = captions
 
 # %% ../../nbs/analyses/07a_recovery.ipynb #00923153
-def measure(runs, classes, real, mark=0.25, warm_up=0.25, looked_at=""):
+def measure(runs, classes, real, mark: float = 0.25, warm_up: float = 0.25,
+            looked_at: str = "") -> Recovery:
     """The `Recovery` of trained `runs` {number of classes: [run]}, looked at on `classes` (names),
     whose real images have MS-SSIM `real`.
 

@@ -20,6 +20,7 @@ import torch
 from .. import classifiers, figures, nulls, stats
 from .result import Evidence, Figure, Result, evidence_of
 from ..config import UserError
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5e14ad28
 def ladder(R):
@@ -438,7 +439,8 @@ class Resolution(Result):
     captions = captions
 
 # %% ../../nbs/analyses/01_resolution.ipynb #5834c38e
-def measure(real, models, classifier, per_class=50, null_per_class=10, subsets=10, seed=0):
+def measure(real: ImageSet, models: dict, classifier, per_class: int = 50, null_per_class: int = 10,
+            subsets: int = 10, seed: int = 0) -> Resolution:
     """The `Resolution` of `models` {name: {subject: [sampler]}}, of the size of the ImageSet `real`
     and perhaps of half of it.
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from ..config import UserError, plain, read_json, write_bytes
+from ..config import UserError, to_jsonable, read_json, write_bytes
 
 # %% ../../nbs/analyses/00_result.ipynb #65ae08c0
 Evidence = namedtuple("Evidence", "ours arguments nulls note undecided",
@@ -43,7 +43,7 @@ class Result:
     figures: ClassVar[dict] = {}
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", plain(self.numbers))
+        object.__setattr__(self, "numbers", to_jsonable(self.numbers))
 
     def frame(self) -> pd.DataFrame:
         """A tidy table, one row an observation."""

@@ -144,7 +144,8 @@ class Selection(Result):
     captions = captions
 
 # %% ../../nbs/analyses/04_selection.ipynb #ebb5b600
-def measure(candidates, classifier, real, group=200, seed=0, reference=None):
+def measure(candidates: dict, classifier, real, group: int = 200, seed: int = 0,
+            reference=None) -> Selection:
     """The `Selection` of `candidates` {name: sampler} by the score of `classifier`, beside `real`
     {name: ImageSet}.
 
@@ -336,7 +337,8 @@ class Grid(Selection):
     captions = grid_captions
 
 # %% ../../nbs/analyses/04_selection.ipynb #aceccfbc
-def measure_grid(cells, settings, classifier, real, group=40, seed=0, steps=None):
+def measure_grid(cells: dict, settings: dict, classifier, real, group: int = 40, seed: int = 0,
+                 steps=None) -> Grid:
     """The `Grid` of `cells` {name: sampler} with `settings` {name: {axis of AXES: number}}; `steps`
     they were trained, for the caption.
 

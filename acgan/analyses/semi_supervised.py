@@ -15,6 +15,7 @@ import torch
 from .. import classifiers, figures, nulls, scores, stats
 from .class_count import first_of
 from .result import Evidence, Figure, Result
+from ..data import ImageSet
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #7acfaf4b
 def labels_of(share, images):
@@ -194,7 +195,8 @@ class SemiSupervised(Result):
     agreement = agreement
 
 # %% ../../nbs/analyses/08_semi_supervised.ipynb #1b783df8
-def measure(samplers, images, test, classifier, per_class=100, score_n=50, seed=0):
+def measure(samplers, images: ImageSet, test: ImageSet, classifier, per_class: int = 100,
+            score_n: int = 50, seed: int = 0) -> SemiSupervised:
     """The `SemiSupervised` of `samplers` of one run each, trained on the ImageSet `images` with and
     without a GAN at equal seeds.
 
