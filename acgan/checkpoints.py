@@ -183,6 +183,7 @@ class Run(Sampler):
 
     @property
     def id(self) -> str:
+        """The id of its configuration: the name of its folder."""
         return self.config.id
 
     @property

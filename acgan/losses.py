@@ -52,6 +52,7 @@ class Term:
 
     @property
     def name(self) -> str:
+        """'class_real' and so on: what the log calls the term."""
         return f"{self.asks}_{self.on}"
 
 # %% ../nbs/03_losses.ipynb #f883a1f2

@@ -122,13 +122,16 @@ class ChainRequest:
 
     @property
     def folder(self):
+        """The work folder of the label: stamps and executed notebooks."""
         return work_root() / self.label
 
     @property
     def figures(self):
+        """The folder of the set below figures/."""
         return home() / "figures" / self.label
 
     def stamp(self, stage_id):
+        """The path of the stage's stamp, <work folder>/stamps/<stage id>.json."""
         return self.folder / "stamps" / f"{stage_id}.json"
 
     def path(self, output):

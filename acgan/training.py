@@ -120,10 +120,12 @@ class RunConfig:
 
     @property
     def resolution(self) -> int:
+        """Pixels a side of its images."""
         return self.images["resolution"]
 
     @property
     def id(self) -> str:
+        """12 hex digits of all settings that differ from the defaults; see the class."""
         settings = {"format": FORMAT, "gan": self.changes(), "classes": self.classes,
                     "images": self.images}
         return self.stored_id or fingerprint(settings)

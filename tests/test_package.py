@@ -129,3 +129,15 @@ def test_no_large_files():
 def test_notebook_anchors_are_in_the_index():
     names = json.loads(json.dumps(__import__("acgan._modidx", fromlist=["d"]).d["syms"]))
     assert {f"acgan.{name}" for name in MODULES} | {f"acgan.analyses.{name}" for name in ANALYSES} <= set(names)
+
+
+def test_every_public_name_is_documented():
+    """Functions, classes, their methods and properties; `forward` is described by its class."""
+    lacking = []
+    for path in sorted((ROOT / "acgan").rglob("*.py")):
+        tree = ast.parse(path.read_text()) if path.name != "_modidx.py" else ast.Module([], [])
+        found = [(node.name, node) for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        found += [(f"{name}.{part.name}", part) for name, node in found if isinstance(node, ast.ClassDef) for part in node.body if isinstance(part, ast.FunctionDef)]
+        lacking += [f"{path.stem}.{name}" for name, node in found if not ast.get_docstring(node)
+                    and not any(word.startswith("_") for word in name.split(".")) and node.name != "forward"]
+    assert not lacking
