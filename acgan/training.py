@@ -66,9 +66,7 @@ class GANConfig:
     labelled: float = 1.0
     label_stream: str = "shared"
     threads: int = 1
-    smooth_real: float = 0.0
-    smooth_fake: float = 0.0
-    smooth_g: float = 0.0
+    label_smoothing: dict = field(default_factory=dict)
 
     def __post_init__(self):
         check_gan_config(self)
@@ -86,9 +84,10 @@ def check_gan_config(gan):
             raise UserError(f"{name} must be above 0, not {getattr(gan, name)}")
     if gan.batch < 2:
         raise UserError("batch must be at least 2: batch normalisation needs a spread")
-    for name in ("labelled", "smooth_real", "smooth_fake", "smooth_g"):
-        if not 0 <= getattr(gan, name) <= 1:
-            raise UserError(f"{name} is a share between 0 and 1, not {getattr(gan, name)}")
+    for name, share in {"labelled": gan.labelled, **gan.label_smoothing}.items():
+        choose(name, ("labelled", "real", "fake", "g"), "label_smoothing")
+        if not 0 <= share <= 1:
+            raise UserError(f"{name} is a share between 0 and 1, not {share}")
     if not 0 <= gan.ema < 1:
         raise UserError(f"ema is a decay from 0 to below 1, not {gan.ema}")
     if gan.lr_schedule != "constant" and not (gan.lr_decay_steps or 0) > 0:
@@ -293,8 +292,8 @@ def terms_by_head(parts, zero):
 def smoothing(gan: GANConfig, side: str) -> dict[str, float]:
     """{'real', 'fake': share} for the `smooth` of `losses.terms`, of the GANConfig `gan` and of D
     or G (`side` 'd' or 'g')."""
-    fake = gan.smooth_fake if side == "d" else gan.smooth_g
-    return {"real": gan.smooth_real, "fake": fake}
+    shares = {"real": 0.0, "fake": 0.0, "g": 0.0} | gan.label_smoothing
+    return {"real": shares["real"], "fake": shares["fake" if side == "d" else "g"]}
 
 # %% ../nbs/04_training.ipynb #4b08b575
 def discriminator_row(d_loss, parts, real, c_real, fake, c):

@@ -206,20 +206,20 @@ def test_a_setting_that_is_added_renames_no_older_run(objective, tmp_path, monke
     flowers = load("blossoms", resolution=32, n_classes=4, per_class=20)
     gan = GANConfig(width=0.05, width_d=0.05, batch=8, objective=objective or "acgan")
     assert run_config(gan, flowers).id == OLDER[objective]
-    assert run_config(replace(gan, smooth_real=0.0), flowers).id == OLDER[objective]
-    smoothed = run_config(replace(gan, smooth_real=0.1), flowers)
-    assert smoothed.id != OLDER[objective] and smoothed.changes()["smooth_real"] == 0.1
+    assert run_config(replace(gan, label_smoothing={}), flowers).id == OLDER[objective]
+    smoothed = run_config(replace(gan, label_smoothing={"real": 0.1}), flowers)
+    assert smoothed.id != OLDER[objective] and smoothed.changes()["label_smoothing"] == {"real": 0.1}
 
 
 def test_a_run_from_before_smoothing_goes_on(images):
     stored = run_config(SMALL, images).to_json()
-    stored["gan"] = {name: value for name, value in stored["gan"].items() if not name.startswith("smooth_")}
+    stored["gan"] = {name: value for name, value in stored["gan"].items() if name != "label_smoothing"}
     assert difference(stored, run_config(SMALL, images)) is None
 
 
 @pytest.mark.parametrize("objective", ["catgan", "amgan+", "amgan-semi", "amgan-unsupervised"])
 def test_the_objectives_of_the_am_gan_appendices_train(images, tmp_path, objective):
-    gan = replace(SMALL, objective=objective, labelled=0.5, smooth_real=0.1, smooth_fake=0.1, smooth_g=0.1)
+    gan = replace(SMALL, objective=objective, labelled=0.5, label_smoothing={"real": 0.1, "fake": 0.1, "g": 0.1})
     run, = train([gan], images, Schedule(4, log_every=2, checkpoint_every=4), "cpu", tmp_path)
     log = run.log()
     for line in log:
