@@ -30,7 +30,8 @@ def source_loss(s: torch.Tensor, real: bool, smooth: float = 0.0,
     """-E[log P(S=real|X)] (real=True) or -E[log P(S=fake|X)] for source logits s [B]: each half of
     L_S, Eq. 2, negated. >= 0. `smooth`: the share of the target that the other source gets;
     `where`: bool [B], see `mean_over`."""
-    loss = F.softplus(-s if real else s)
+    exact = 40 if s.dtype == torch.float64 else 20
+    loss = F.softplus(-s if real else s, threshold=exact)
     if smooth:
         loss = loss + smooth * (s if real else -s)
     return mean_over(loss, where)
