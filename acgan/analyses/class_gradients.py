@@ -312,9 +312,9 @@ def captions(result):
     seeds = len({row["seed"] for row in result.numbers["rows"]})
     plane = ("Left: D's opinion (tints: its class, white: fake), real points (black, a shape a "
              "class), and the pulls on generated samples: LabelGAN's orange, AM-GAN's blue "
-             "beneath. Middle: one sample where the classes' pulls, weighted by D_k / D_r, add up to a step "
-             "that makes it less of any class; above, the change of max D_k / D_r by a step of "
-             f"LabelGAN and of AM-GAN. Right: {seeds} seeds, a line each.")
+             "beneath. Middle: one sample where the classes' pulls, weighted by D_k / D_r, add up "
+             "to a step that makes it less of any class; above, the change of max D_k / D_r by a "
+             f"step of LabelGAN and of AM-GAN. Right: {seeds} seeds, a line each.")
     heads = ("A box is a softmax. The orange one has the adversarial contest. Counts are read from "
              "built networks; on the right one logit is fixed at 0.")
     return {"amgan_fig1": plane, "amgan_fig2": heads}
