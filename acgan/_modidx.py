@@ -433,6 +433,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'acgan/analyses/label_losses.py'),
                                              'acgan.analyses.label_losses.softmax': ( 'analyses/label_losses.html#softmax',
                                                                                       'acgan/analyses/label_losses.py'),
+                                             'acgan.analyses.label_losses.table': ( 'analyses/label_losses.html#table',
+                                                                                    'acgan/analyses/label_losses.py'),
                                              'acgan.analyses.label_losses.two_way': ( 'analyses/label_losses.html#two_way',
                                                                                       'acgan/analyses/label_losses.py')},
             'acgan.analyses.latent_space': { 'acgan.analyses.latent_space.LatentSpace': ( 'analyses/latent_space.html#latentspace',

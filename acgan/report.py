@@ -147,7 +147,8 @@ def paper_view(job, paper, printed):
     """[{'title', 'shows', 'figures'}] for each number of PAPER_FIGURES[paper], in order. `printed`:
     {key: [records]}."""
     return [{"title": key.split("_")[-1].replace("fig", "Figure ").replace("table", "Table "),
-             "shows": text, "figures": [figure_view(record, job.figures) for record in printed[key]]}
+             "shows": text,
+             "figures": [figure_view(record, job.figures) for record in printed[key]]}
             for key, text in PAPER_FIGURES[paper].items()]
 
 # %% ../nbs/13c_report.ipynb #b0d27bc4

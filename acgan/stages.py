@@ -58,7 +58,11 @@ STAGES = (Stage("tables", "odena2017/00_appendix_tables.ipynb",
           Stage("semi_supervised", "odena2017/12_semi_supervised.ipynb",
                 "accuracy against the number of labels"),
           Stage("ablation", "odena2017/13_ablation.ipynb",
-                "what each open switch of the tables is worth"),)
+                "what each open switch of the tables is worth"))
+STAGES += (Stage("equations", "zhou2018/00_equations.ipynb",
+                 "AM-GAN's equations against the losses in use"),
+           Stage("class_gradients", "zhou2018/01_class_aware_gradient.ipynb",
+                 "the pulls of classes on a plane"))
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 

@@ -8,7 +8,7 @@ __all__ = ['Case', 'SHARES', 'CHECKS', 'FAULTS', 'PURE', 'H', 'one_hot', 'R', 'F
            'eq12_13', 's3_a', 'lemma2', 'eq16', 'eq17_18', 'eq19', 's4_2', 'expected_source', 's4_3_a', 's4_3_b', 'KL',
            'eq21_22', 'eq23', 'eq38_41', 'eq39', 's6_3', 'eq24_27', 'eq28_30', 'sA_a', 'least_squares_signs',
            'fake_terms', 'eq31', 'eq32', 'eq33', 'balance', 'eq35', 'planted', 'smoothing_curves', 'draw_smoothing',
-           'frame', 'evidence', 'captions', 'LabelLosses', 'measure']
+           'frame', 'table', 'evidence', 'captions', 'LabelLosses', 'measure']
 
 # %% ../../nbs/analyses/20_label_losses.ipynb #6b7db112
 from collections import namedtuple
@@ -534,7 +534,15 @@ def frame(result):
         f"planted {fault}": numbers["planted"][claim].get(fault) for fault in FAULTS}}
         for claim, errors in numbers["errors"].items() for K, error in errors.items()])
 
-# %% ../../nbs/analyses/20_label_losses.ipynb #634347b7
+# %% ../../nbs/analyses/20_label_losses.ipynb #48e888c1
+def table(result):
+    """One row a claim: 'K = 2' and so on (errors), 'planted sign', 'planted weight'. [dict]"""
+    numbers = result.numbers
+    return [{"claim": claim, **{f"K = {K}": error for K, error in errors.items()},
+             **{f"planted {fault}": numbers["planted"][claim].get(fault) for fault in FAULTS}}
+            for claim, errors in numbers["errors"].items()]
+
+# %% ../../nbs/analyses/20_label_losses.ipynb #2cc8318f
 def evidence(result):
     """Every exact claim of the paper's equations, and amgan-A-b."""
     numbers = result.numbers
@@ -548,14 +556,14 @@ def evidence(result):
                                   {"value": share, "interval": [share, share], "units": draws})
     return found
 
-# %% ../../nbs/analyses/20_label_losses.ipynb #0a4244d6
+# %% ../../nbs/analyses/20_label_losses.ipynb #4e50dbb6
 def captions(result):
     """{figure: caption}."""
     return {"amgan_smoothing": "G's push on the real logit (the negative gradient of its loss) for "
             "both losses of appendix A, without and with a smoothed target. On the left the zero "
             "repels (Eq. 27), on the right it attracts (Eq. 30)."}
 
-# %% ../../nbs/analyses/20_label_losses.ipynb #5018fe02
+# %% ../../nbs/analyses/20_label_losses.ipynb #3de57d9d
 @dataclass(frozen=True)
 class LabelLosses(Result):
     """Errors of the printed equations of AM-GAN, with planted faults beside them."""
@@ -564,10 +572,11 @@ class LabelLosses(Result):
                                          ("amgan-eq24-27", "amgan-eq28-30", "amgan-A-a"),
                                          ("smoothing",))}
     frame = frame
+    table = table
     evidence = evidence
     captions = captions
 
-# %% ../../nbs/analyses/20_label_losses.ipynb #ddbaee25
+# %% ../../nbs/analyses/20_label_losses.ipynb #13f2ff81
 def measure(draws: int = 10_000, classes: tuple = (2, 10, 200), seed: int = 0) -> LabelLosses:
     """The `LabelLosses` on `draws` random outputs for each number of `classes`, in float64."""
     errors = {claim: {} for claim in CHECKS}
