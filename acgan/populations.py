@@ -36,7 +36,7 @@ from .models import (add_noise, ConditionalBatchNorm, Conv, describe, Discrimina
                           subpixel_kernels, TransposedConv)
 from .training import (as_row, build, discriminator_row, discriminator_step, FORMAT,
                             GANConfig, generator_step, run_config, RunConfig, set_learning_rates,
-                            train_steps, TrainState, update_average, working_dtype)
+                            smoothing, train_steps, TrainState, update_average, working_dtype)
 
 # %% ../nbs/05a_populations.ipynb #b9832a3c
 OWN = ("seed", "lr_g", "lr_d", "noise_std", "loss_weights", "labelled")
@@ -222,14 +222,14 @@ def stacked_pass(net, tensors, backends, x, c=None, drawn=None):
 
 # %% ../nbs/05a_populations.ipynb #82c21148
 def stacked_terms(part, weights, real=None, real_c=None, fake=None, fake_c=None, side="",
-                  kind="log"):
+                  kind="log", smooth=None):
     """`losses.terms` for M members: outputs (source [M,B], class [M,B,K]), labels [M,B]; `weights`
-    {name: [M]} -> {term: [M]}."""
+    {name: [M]} -> {term: [M]}. `kind` and `smooth` are common to the members."""
     given = {name: value
              for name, value in (("real_out", real), ("real_c", real_c), ("fake_out", fake),
                                  ("fake_c", fake_c)) if value is not None}
     one = lambda weights, outputs: terms(part, loss_weights=weights, side=side, kind=kind,
-                                         **outputs)
+                                         smooth=smooth, **outputs)
     return torch.vmap(one)(weights, given)
 
 # %% ../nbs/05a_populations.ipynb #0b8061c3
@@ -340,7 +340,7 @@ def fused_discriminator_step(f, x, c_real):
             X_fake = f.through("G", z, c)                                                # M,B,3,R,R
         real, fake = batched_discriminate(f, x, X_fake.detach())
         parts = stacked_terms(f.objective.d, f.weights, real, c_real, fake, c, "d",
-                              f.gan.class_loss)
+                              f.gan.class_loss, smoothing(f.gan, "d"))
         d_loss = sum(parts.values())                                                         # M
     f.fakes = (X_fake, c) if f.gan.reuse_fakes else None
     fused_update(f, "D", d_loss)
@@ -355,7 +355,8 @@ def fused_generator_step(f):
     z, c = (None, f.fakes[1]) if f.gan.reuse_fakes else f.draw()
     with precision(f.device):
         out = f.through("D", f.fakes[0] if f.gan.reuse_fakes else f.through("G", z, c), frozen=True)
-        given = {"fake": out, "fake_c": c, "side": "g", "kind": f.gan.class_loss}
+        given = {"fake": out, "fake_c": c, "side": "g", "kind": f.gan.class_loss,
+                 "smooth": smoothing(f.gan, "g")}
         g_loss = sum(stacked_terms(f.objective.g, f.weights, **given).values())
     fused_update(f, "G", g_loss)
     for t in f.states:

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['PAPER_FIGURES', 'COLUMNS', 'collect_figures', 'format_value', 'table_view', 'flatten', 'picture_view', 'figure_view',
-           'by_number', 'paper_view', 'stage_view', 'slug', 'folded_lists', 'claim_view', 'ledger_view', 'summary_view',
-           'page_view', 'build_report']
+           'paper_of', 'by_number', 'paper_view', 'stage_view', 'slug', 'folded_lists', 'claim_view', 'ledger_view',
+           'summary_view', 'paper_titles', 'chapters_view', 'page_view', 'build_report']
 
 # %% ../nbs/13c_report.ipynb #0ee7c398
 from base64 import b64encode
 from collections import Counter
 from pathlib import Path
+
+import yaml
 
 from . import claims, config
 from .config import read_json, write_bytes, write_json
@@ -98,40 +100,56 @@ def figure_view(record, folder):
             "source": table_view(flatten(source), ["name", "value"])}
 
 # %% ../nbs/13c_report.ipynb #e9a77405
-PAPER_FIGURES = {"fig1": "samples of five classes at 128 pixels",
-                 "fig2": "accuracy against resolution", "fig3": "classes of low and high MS-SSIM",
-                 "fig4": "MS-SSIM of samples against training images",
-                 "fig5": "MS-SSIM while training", "fig6": "accuracy against MS-SSIM",
-                 "fig7": "samples beside those of an earlier model",
-                 "fig8": "nearest training images",
-                 "fig9": "interpolations, and z fixed over classes",
-                 "fig10": "MS-SSIM against the number of classes",
-                 "table1": "the ImageNet networks", "table2": "the CIFAR-10 networks"}
+PAPER_FIGURES = {
+    "odena2017": {"fig1": "samples of five classes at 128 pixels",
+                  "fig2": "accuracy against resolution", "fig3": "classes of low and high MS-SSIM",
+                  "fig4": "MS-SSIM of samples against training images",
+                  "fig5": "MS-SSIM while training", "fig6": "accuracy against MS-SSIM",
+                  "fig7": "samples beside those of an earlier model",
+                  "fig8": "nearest training images",
+                  "fig9": "interpolations, and z fixed over classes",
+                  "fig10": "MS-SSIM against the number of classes",
+                  "table1": "the ImageNet networks", "table2": "the CIFAR-10 networks"},
+    "zhou2018": {"amgan_fig1": "several classes that pull at one sample",
+                 "amgan_fig2": "one softmax, or two levels",
+                 "amgan_fig3": "Inception Score and its terms while training",
+                 "amgan_fig4": "CIFAR-10 under two classifiers",
+                 "amgan_fig5": "the score against the number of classes kept",
+                 "amgan_fig6": "AM Score and its terms while training",
+                 "amgan_fig7": "both scores of six models while training",
+                 "amgan_fig8": "real images of low and high entropy",
+                 "amgan_fig9": "samples of five models under two label modes (to Figure 18)",
+                 "amgan_table1": "scores of six models", "amgan_table2": "MS-SSIM of four models",
+                 "amgan_table3": "Inception Scores of published models"}}
 
+# %% ../nbs/13c_report.ipynb #38e58f52
+def paper_of(stage):
+    """The key of PAPER_FIGURES whose folder the notebook of `stage` lies in, or ''."""
+    folder = stage.notebook.split("/")[0]
+    return folder if folder in PAPER_FIGURES else ""
 
+# %% ../nbs/13c_report.ipynb #e507069d
 def by_number(job, found):
-    """({key of PAPER_FIGURES: [records]}, {stage id: the other records}) from the answer of
-    `collect_figures`.
-
-    Only studies of odena2017 draw the paper's figures."""
-    mine = {stage.id for stage in job.stages if stage.notebook.startswith("odena2017/")}
-    printed = {key: [] for key in PAPER_FIGURES}
-    others = {}
+    """({paper: {key: [records]}} for PAPER_FIGURES, {stage id: the other records}) from the answer
+    of `collect_figures`."""
+    printed = {paper: {key: [] for key in places} for paper, places in PAPER_FIGURES.items()}
+    mine = {stage.id: printed.get(paper_of(stage), {}) for stage in job.stages}
+    others = {stage: [] for stage in found}
     for stage, records in found.items():
-        keys = [record["name"].split("_")[0] if stage in mine else "" for record in records]
-        others[stage] = [record
-                         for key, record in zip(keys, records, strict=True) if key not in printed]
-        for key, record in zip(keys, records, strict=True):
-            printed.get(key, []).append(record)
+        places = mine.get(stage, {})
+        for record in records:
+            key = next((key for key in places if f"{record['name']}_".startswith(f"{key}_")), None)
+            (others[stage] if key is None else places[key]).append(record)
     return printed, others
 
 # %% ../nbs/13c_report.ipynb #d167a1f4
-def paper_view(job, printed):
-    """[{'title', 'shows', 'figures'}] for each number of PAPER_FIGURES, in order. `printed`: the
-    first answer of `by_number`."""
-    return [{"title": key.replace("fig", "Figure ").replace("table", "Table "), "shows": text,
+def paper_view(job, paper, printed):
+    """[{'title', 'shows', 'figures'}] for each number of PAPER_FIGURES[paper], in order. `printed`:
+    {key: [records]}."""
+    return [{"title": key.split("_")[-1].replace("fig", "Figure ").replace("table", "Table "),
+             "shows": text,
              "figures": [figure_view(record, job.figures) for record in printed[key]]}
-            for key, text in PAPER_FIGURES.items()]
+            for key, text in PAPER_FIGURES[paper].items()]
 
 # %% ../nbs/13c_report.ipynb #b0d27bc4
 def stage_view(job, stage, records, above=()):
@@ -219,16 +237,36 @@ def summary_view(rows):
             "verdicts": parts(verdicts, claims.VERDICTS),
             "protocols": parts(protocols, claims.PROTOCOLS)}
 
+# %% ../nbs/13c_report.ipynb #a41afe06
+def paper_titles():
+    """{paper: its title} of nbs/claims.yaml."""
+    text = (config.home() / "nbs" / "claims.yaml").read_text()
+    return yaml.load(text.split("\nclaims:")[0], yaml.SafeLoader)["papers"]
+
+# %% ../nbs/13c_report.ipynb #bfdfeae6
+def chapters_view(job, found):
+    """[{'paper', 'title', 'places', 'stages'}] for each paper, and for stages of none if there are
+    any. `found`: the answer of `collect_figures`."""
+    printed, others = by_number(job, found)
+    titles = paper_titles()
+    chapters = []
+    for paper in (*PAPER_FIGURES, ""):
+        mine = [stage for stage in job.stages if stage.id != "report" and paper_of(stage) == paper]
+        drawn = [record for some in printed.get(paper, {}).values() for record in some]
+        above = {stage.id: [record for record in drawn if record in found[stage.id]]
+                 for stage in mine}
+        chapters.append({
+            "paper": paper, "title": titles.get(paper, paper),
+            "places": paper_view(job, paper, printed[paper]) if paper else [],
+            "stages": [stage_view(job, one, others[one.id], above[one.id]) for one in mine]})
+    return [chapter for chapter in chapters if chapter["paper"] or chapter["stages"]]
+
 # %% ../nbs/13c_report.ipynb #899e80e3
 def page_view(job, rows):
     """The values of report.html.j2 for a label; `rows`: those of claims.json."""
     found = collect_figures(job)
-    printed, others = by_number(job, found)
-    shown = [stage for stage in job.stages if stage.id != "report"]
-    names = {stage: [record["name"] for record in records] for stage, records in found.items()}
-    above = {stage: [r for records in printed.values()
-                     for r in records if r["name"] in names[stage]] for stage in found}
-    stages = [stage_view(job, stage, others[stage.id], above[stage.id]) for stage in shown]
+    chapters = chapters_view(job, found)
+    stages = [stage for chapter in chapters for stage in chapter["stages"]]
     first = next((record for records in found.values() for record in records),
                  {"provenance": {}})["provenance"]
     seconds = [stage["seconds"] for stage in stages if stage["seconds"] is not None]
@@ -237,8 +275,8 @@ def page_view(job, rows):
     return {"label": job.label, "machine": "; ".join(machine), "finished": len(seconds),
             "seconds": sum(seconds), "gallery": (job.figures / "gallery.html").is_file(),
             "summary": summary_view(rows), "ledger": ledger_view(rows),
-            "paper": paper_view(job, printed), "stages": stages,
-            "others": [figure_view(record, job.figures) for record in others[""]],
+            "chapters": chapters, "stages": stages,
+            "others": [figure_view(record, job.figures) for record in found[""]],
             "timing": table_view([stage | {"stage": stage["id"]} for stage in stages],
                                  ["stage", "makes", "seconds"])}
 

@@ -57,6 +57,10 @@ STAGES = stages_of(
     ("every_class", "11_every_class", "a page with samples of every class", "training"),
     ("semi_supervised", "12_semi_supervised", "accuracy against the number of labels"),
     ("ablation", "13_ablation", "what each open switch of the tables is worth"))
+STAGES += stages_of(
+    "zhou2018",
+    ("equations", "00_equations", "AM-GAN's equations against the losses in use"),
+    ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"))
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'FORMAT', 'METRICS', 'GANConfig', 'check_gan_config', 'filled', 'RunConfig', 'run_config', 'build',
-           'working_dtype', 'adam', 'batches_of', 'TrainState', 'descend', 'set_learning_rates', 'discriminator_row',
-           'of_labelled', 'discriminator_step', 'update_average', 'generator_step', 'as_row', 'train_steps',
-           'among_companions', 'generate', 'read_run_config', 'difference']
+           'working_dtype', 'adam', 'batches_of', 'TrainState', 'descend', 'set_learning_rates', 'terms_by_head',
+           'smoothing', 'discriminator_row', 'of_labelled', 'discriminator_step', 'update_average', 'generator_step',
+           'as_row', 'train_steps', 'among_companions', 'generate', 'read_run_config', 'difference']
 
 # %% ../nbs/04_training.ipynb #aa362091
 import copy
@@ -66,6 +66,7 @@ class GANConfig:
     labelled: float = 1.0
     label_stream: str = "shared"
     threads: int = 1
+    label_smoothing: dict = field(default_factory=dict)
 
     def __post_init__(self):
         check_gan_config(self)
@@ -83,8 +84,10 @@ def check_gan_config(gan):
             raise UserError(f"{name} must be above 0, not {getattr(gan, name)}")
     if gan.batch < 2:
         raise UserError("batch must be at least 2: batch normalisation needs a spread")
-    if not 0 <= gan.labelled <= 1:
-        raise UserError(f"labelled is a share between 0 and 1, not {gan.labelled}")
+    for name, share in {"labelled": gan.labelled, **gan.label_smoothing}.items():
+        choose(name, ("labelled", "real", "fake", "g"), "label_smoothing")
+        if not 0 <= share <= 1:
+            raise UserError(f"{name} is a share between 0 and 1, not {share}")
     if not 0 <= gan.ema < 1:
         raise UserError(f"ema is a decay from 0 to below 1, not {gan.ema}")
     if gan.lr_schedule != "constant" and not (gan.lr_decay_steps or 0) > 0:
@@ -194,7 +197,8 @@ def batches_of(config, images, device):
     m = config.gan
     classes = [class_index(images.classes, name, images.name) for name in config.classes]
     same = {"batch": m.batch, "seed": m.seed, "device": device, "labelled": m.labelled}
-    unlabelled = any(term.asks == "source" for term in find_objective(m.objective, m.labels).d)
+    about_real = [term for term in find_objective(m.objective, m.labels).d if term.on != "fake"]
+    unlabelled = not all(term.needs_label for term in about_real)
     batches = Batches(images, classes, unlabelled=unlabelled, **same)
     if m.label_stream != "own":
         return batches, None
@@ -273,6 +277,26 @@ def set_learning_rates(t):
         opt.param_groups[0]["lr"].copy_(lr * factor)
     t.clock.add_(1)
 
+# %% ../nbs/04_training.ipynb #bb07e539
+def terms_by_head(parts, zero):
+    """{source_real, source_fake, class_real, class_fake: value} of D's terms `parts` {name of a
+    Term: value}, added up; `zero` for what has none."""
+    sums = {}
+    for name, value in parts.items():
+        head, on = name.split("_")
+        column = ("source" if head == "source" else "class",
+                  "fake" if on == "fake" else "real")
+        sums[column] = sums[column] + value if column in sums else value
+    return {f"{head}_{on}": sums.get((head, on), zero).detach()
+            for head in ("source", "class") for on in ("real", "fake")}
+
+# %% ../nbs/04_training.ipynb #dfa34161
+def smoothing(gan: GANConfig, side: str) -> dict[str, float]:
+    """{'real', 'fake': share} for the `smooth` of `losses.terms`, of the GANConfig `gan` and of D
+    or G (`side` 'd' or 'g')."""
+    shares = {"real": 0.0, "fake": 0.0, "g": 0.0} | gan.label_smoothing
+    return {"real": shares["real"], "fake": shares["fake" if side == "d" else "g"]}
+
 # %% ../nbs/04_training.ipynb #4b08b575
 def discriminator_row(d_loss, parts, real, c_real, fake, c):
     """METRICS without g_loss as {name: scalar} from D's loss, its terms `parts`, and its outputs
@@ -280,7 +304,7 @@ def discriminator_row(d_loss, parts, real, c_real, fake, c):
     [M,B] and so on, {name: [M]}."""
     zero = torch.zeros_like(d_loss)
     right = (real[1].argmax(-1) == c_real).sum(-1)
-    return {"d_loss": d_loss.detach(), **{k: parts.get(k, zero).detach() for k in METRICS[2:6]},
+    return {"d_loss": d_loss.detach(), **terms_by_head(parts, zero),
             "d_real_accuracy": (real[0] > 0).float().mean(-1),
             "d_fake_accuracy": (fake[0] < 0).float().mean(-1),
             "class_real_accuracy": right / (c_real >= 0).sum(-1).clamp(min=1),
@@ -307,7 +331,7 @@ def discriminator_step(t: TrainState, real: tuple | None = None) -> dict:
         if t.labelled is not None:
             real, c_real = of_labelled(t, real)
         parts = terms(t.objective.d, real, c_real, fake, c, t.gan.loss_weights, "d",
-                      t.gan.class_loss)
+                      t.gan.class_loss, smoothing(t.gan, "d"))
         d_loss = sum(parts.values())
     t.fakes = (X_fake, c) if t.gan.reuse_fakes else None
     descend(t.opt_d, d_loss)
@@ -335,7 +359,8 @@ def generator_step(t: TrainState) -> torch.Tensor:
     with precision(t.device):
         X_fake = t.fakes[0] if t.gan.reuse_fakes else t.G(z, c)      # B,3,R,R
         out = t.D(X_fake, t.noise(len(X_fake)))
-        parts = terms(t.objective.g, None, None, out, c, t.gan.loss_weights, "g", t.gan.class_loss)
+        parts = terms(t.objective.g, None, None, out, c, t.gan.loss_weights, "g",
+                      t.gan.class_loss, smoothing(t.gan, "g"))
         g_loss = sum(parts.values())
     descend(t.opt_g, g_loss)
     t.D.requires_grad_(True)

@@ -72,7 +72,9 @@ def matters(name):
 
 ARCHITECTURES = {"plain": {}, "am-gan": {"spec": "zhou2018-conditional", "objective": "amgan", "label_input": "cbn", "width": 0.02},
                  "report": {"spec": "tay2021-1", "label_input": "embedding"}, "input noise": {"noise_at": "input", "padding": "torch"},
-                 "classifier": {"objective": "classifier", "dropout": 0.0}, "dynamic": {"objective": "amgan", "labels": "dynamic"},
+                 "classifier": {"objective": "classifier", "dropout": 0.0}, "entropies": {"objective": "catgan"},
+                 "unlabelled": {"objective": "amgan-unsupervised", "labelled": 0.5,
+                                "label_smoothing": {"real": 0.1, "fake": 0.2, "g": 0.05}}, "dynamic": {"objective": "amgan", "labels": "dynamic"},
                  "shared batch norm": {"joint_bn": True, "ema": 0.9, "noise_dist": "uniform", "bn_eps": 1e-3, "bn_momentum": 0.01},
                  "report's program": {"reuse_fakes": True, "class_loss": "linear", "lr_schedule": "linear", "lr_decay_steps": 30,
                                       "z_dist": "uniform"}}

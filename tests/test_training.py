@@ -15,7 +15,7 @@ from acgan.config import UserError, locked
 from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
 from acgan.models import SPECS
-from acgan.training import METRICS, GANConfig, run_config
+from acgan.training import METRICS, GANConfig, difference, run_config
 from acgan.checkpoints import Schedule, open_run, steps_in
 from acgan.populations import train
 
@@ -195,3 +195,33 @@ def test_an_older_format_is_refused_with_one_line(images, tmp_path):
         with pytest.raises(UserError, match="format 1; this version of acgan reads format 2 only") as caught:
             attempt()
         assert "\n" not in str(caught.value)
+
+
+OLDER = {"": "6d3e983d1f23", "amgan": "1b293f204844", "gan*": "29428fea7c2f"}         # ids of three configurations before there was smoothing
+
+
+@pytest.mark.parametrize("objective", OLDER)
+def test_a_setting_that_is_added_renames_no_older_run(objective, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_WORK", str(tmp_path))
+    flowers = load("blossoms", resolution=32, n_classes=4, per_class=20)
+    gan = GANConfig(width=0.05, width_d=0.05, batch=8, objective=objective or "acgan")
+    assert run_config(gan, flowers).id == OLDER[objective]
+    assert run_config(replace(gan, label_smoothing={}), flowers).id == OLDER[objective]
+    smoothed = run_config(replace(gan, label_smoothing={"real": 0.1}), flowers)
+    assert smoothed.id != OLDER[objective] and smoothed.changes()["label_smoothing"] == {"real": 0.1}
+
+
+def test_a_run_from_before_smoothing_goes_on(images):
+    stored = run_config(SMALL, images).to_json()
+    stored["gan"] = {name: value for name, value in stored["gan"].items() if name != "label_smoothing"}
+    assert difference(stored, run_config(SMALL, images)) is None
+
+
+@pytest.mark.parametrize("objective", ["catgan", "amgan+", "amgan-semi", "amgan-unsupervised"])
+def test_the_objectives_of_the_am_gan_appendices_train(images, tmp_path, objective):
+    gan = replace(SMALL, objective=objective, labelled=0.5, label_smoothing={"real": 0.1, "fake": 0.1, "g": 0.1})
+    run, = train([gan], images, Schedule(4, log_every=2, checkpoint_every=4), "cpu", tmp_path)
+    log = run.log()
+    for line in log:
+        assert line["d_loss"] == pytest.approx(sum(line[name] for name in METRICS[2:6]), rel=1e-4)
+    assert run.step == 4 and (log[-1]["source_real"] > 0) == (objective != "catgan")

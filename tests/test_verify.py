@@ -23,7 +23,8 @@ def make(home, patch, ahead):
     """Run the small chain in a checkout of its own; returns its figures."""
     for name in ("nbs", "figures"):
         (home / name).mkdir(parents=True)
-    shutil.copytree(ROOT / "nbs" / "odena2017", home / "nbs" / "odena2017", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for paper in ("odena2017", "zhou2018"):
+        shutil.copytree(ROOT / "nbs" / paper, home / "nbs" / paper, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     for name in ("claims.yaml", "report.ipynb"):
         shutil.copy(ROOT / "nbs" / name, home / "nbs")
     (home / "nbs" / "profiles").mkdir()
