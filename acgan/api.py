@@ -24,10 +24,7 @@ def images_of(source: data.ImageSet | str | Path, resolution: int | None = None,
     resolution: pixels a side, default 32; an ImageSet keeps its own, and UserError if another one
     is asked for."""
     if isinstance(source, data.ImageSet):
-        if resolution not in (None, source.resolution):
-            raise data.UserError(f"these images have {source.resolution} pixels, not {resolution}: "
-                                 "load them at that size")
-        return source
+        return data.check_size(source, resolution)
     return data.load(str(source), split, resolution or 32)
 
 # %% ../nbs/15a_api.ipynb #f5bfa59a

@@ -8,7 +8,7 @@ __all__ = ['OUTCOMES', 'PROTOCOLS', 'VERDICTS', 'Outcome', 'RULES', 'POWER', 'SC
            'trend', 'equivalence', 'mean_or_share', 'limit', 'fewer_failures', 'identity', 'printed', 'check_keys',
            'check_row', 'check_ledger', 'ledger', 'setting', 'differences', 'tolerance_of', 'all_tolerances',
            'published_arguments', 'rule_arguments', 'judge', 'worst_part', 'verdict', 'measured', 'words', 'following',
-           'check_entry', 'record', 'records', 'published_text', 'table_row', 'table', 'save_table', 'undecidable']
+           'check_entry', 'record', 'records', 'published_text', 'table_row', 'table', 'save_ledger', 'undecidable']
 
 # %% ../nbs/11_claims.ipynb #a23a41cd
 import inspect
@@ -657,7 +657,7 @@ def table(label: str) -> list[dict]:
     return [table_row(row, made.get(name), found[name]) for name, row in rows.items()]
 
 # %% ../nbs/11_claims.ipynb #54e9dc6f
-def save_table(label: str) -> Path:
+def save_ledger(label: str) -> Path:
     """Write figures/<label>/claims.json: {'counts': {'verdict', 'protocol'}, 'rows': `table`};
     returns the path."""
     rows = to_jsonable(table(label))

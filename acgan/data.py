@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'CIFAR_CLASSES', 'Archive', 'IMAGENETTE', 'TINY_IMAGENET', 'DATA_SETS', 'to_float', 'to_uint8',
-           'class_index', 'ImageSet', 'take', 'renumber', 'subset', 'channel_mean_std', 'parallel_map', 'check_int',
-           'draw_block', 'draw_all', 'blossoms', 'DataSet', 'entries', 'class_images', 'class_folders',
+           'class_index', 'ImageSet', 'check_size', 'take', 'renumber', 'subset', 'channel_mean_std', 'parallel_map',
+           'check_int', 'draw_block', 'draw_all', 'blossoms', 'DataSet', 'entries', 'image_files', 'class_folders',
            'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'center_crop_resize', 'decode',
            'wait_for_lock', 'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images',
            'cifar_batches', 'unpack', 'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'load', 'grow_group',
@@ -93,6 +93,14 @@ class ImageSet:
     def channel_mean_std(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean [3], std [3]) of the pixels on the scale 0..1: see `channel_mean_std`."""
         return channel_mean_std(self)
+
+# %% ../nbs/01_data.ipynb #7c1e5b03
+def check_size(images: ImageSet, resolution: int | None) -> ImageSet:
+    """The ImageSet `images`. UserError when another `resolution` than theirs is asked for."""
+    if resolution not in (None, images.resolution):
+        raise UserError(f"these images have {images.resolution} pixels, not {resolution}: "
+                        "load them at that size")
+    return images
 
 # %% ../nbs/01_data.ipynb #b4c67e93
 def take(images: ImageSet, positions: list | torch.Tensor) -> ImageSet:
@@ -221,12 +229,13 @@ TINY_IMAGENET = (Archive("http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 # %% ../nbs/01_data.ipynb #72e167fd
 @dataclass(frozen=True)
 class DataSet:
-    """An entry of the registry. `size`: classes, training images, test images; `batches`: read by
-    torchvision where no folders are."""
+    """An entry of the registry. `size`: classes, training images, test images; `pixels`: the side
+    of all its images, None for many sizes; `batches`: read by torchvision where no folders are."""
     test_folders: tuple = ("val", "validation", "test")
     archives: tuple = ()
     folders: tuple = ()
     size: tuple | None = None
+    pixels: int | None = None
     classes: tuple = ()
     batches: bool = False
     needs_root: bool = False
@@ -236,10 +245,10 @@ class DataSet:
 _TEST_FIRST = ("test", "val", "validation")
 DATA_SETS = {
     "blossoms": DataSet(),
-    "cifar10": DataSet(_TEST_FIRST, size=(10, 50_000, 10_000), classes=tuple(CIFAR_CLASSES),
-                       batches=True),
+    "cifar10": DataSet(_TEST_FIRST, size=(10, 50_000, 10_000), pixels=32,
+                       classes=tuple(CIFAR_CLASSES), batches=True),
     "imagenette": DataSet(archives=IMAGENETTE, folders=("imagenette2",), size=(10, 9_469, 3_925)),
-    "tiny-imagenet": DataSet(archives=TINY_IMAGENET, size=(200, 100_000, 10_000)),
+    "tiny-imagenet": DataSet(archives=TINY_IMAGENET, size=(200, 100_000, 10_000), pixels=64),
     "imagenet": DataSet(size=(1000, 1_281_167, 50_000), needs_root=True),
     "folder": DataSet(_TEST_FIRST, needs_root=True, holds_out=True),
 }
@@ -256,31 +265,31 @@ def entries(folder: Path | str) -> list[os.DirEntry]:
     return sorted(shown, key=lambda entry: entry.name)
 
 # %% ../nbs/01_data.ipynb #81a54184
-def class_images(folder: Path | str) -> list[str]:
-    """The paths of the images in class folder `folder`, or in images/ below it, sorted. UserError
-    when there are fewer than two."""
+def image_files(folder: Path | str) -> list[str]:
+    """The paths of the images in a class folder, or in images/ below it, sorted; [] without any."""
     inside = entries(folder)
     found = [entry.path for entry in inside if entry.name.lower().endswith(SUFFIXES)]
-    if not found and any(entry.name == "images" and entry.is_dir() for entry in inside):
-        found = [entry.path for entry in entries(Path(folder, "images"))
-                 if entry.name.lower().endswith(SUFFIXES)]
-    if len(found) < 2:
-        count = "one image" if found else f"no images ({' '.join(SUFFIXES)})"
-        raise UserError(f"class folder {folder} holds {count}: a class needs at least two, since "
-                        "diversity is measured on pairs")
-    return found
+    below = [entry.path for entry in inside if entry.name == "images" and entry.is_dir()]
+    return found or [path for one in below for path in image_files(one)]
 
 # %% ../nbs/01_data.ipynb #0b006a8f
-def class_folders(folder: Path | str, n_classes: int | None = None) -> dict[str, list]:
+def class_folders(folder: Path | str, n_classes: int | None = None,
+                  least: int = 2) -> dict[str, list]:
     """{class name: image paths} of folder/<class>/ for all classes or the first `n_classes`.
-    UserError when there are none."""
-    found = [entry for entry in entries(folder) if entry.is_dir()]
-    if not found:
+    UserError when there are none, and for a class of fewer than `least` images."""
+    kinds = [entry for entry in entries(folder) if entry.is_dir()]
+    if not kinds:
         raise UserError(f"{folder} holds no class folders: put the images at "
                         f"{Path(folder, '<class>', '<name>.png')}")
-    keep = len(found) if n_classes is None else check_int(n_classes, 1, len(found),
-                                                      f"n_classes of {folder}")
-    return {entry.name: class_images(entry.path) for entry in found[:keep]}
+    keep = len(kinds) if n_classes is None else check_int(n_classes, 1, len(kinds),
+                                                          f"n_classes of {folder}")
+    found = {entry.name: image_files(entry.path) for entry in kinds[:keep]}
+    for name, files in found.items():
+        if len(files) < least:
+            count = "one image" if files else f"no images ({' '.join(SUFFIXES)})"
+            raise UserError(f"class folder {Path(folder, name)} holds {count}: a class needs at "
+                            "least two, since diversity is measured on pairs")
+    return found
 
 # %% ../nbs/01_data.ipynb #0dc07cc8
 def annotated_images(folder: Path | str, n_classes: int | None = None) -> dict[str, list]:

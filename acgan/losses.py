@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'PUBLISHED_WEIGHTS', 'LOSS_WEIGHTS', 'mean_over', 'source_loss', 'class_loss', 'entropy_loss',
-           'balance_loss', 'Term', 'Objective', 'find_objective', 'term_loss', 'check_loss_weights', 'terms',
-           'discriminator_loss', 'generator_loss', 'closed_gradients', 'random_outputs', 'output_errors',
+           'balance_loss', 'Term', 'Objective', 'objective_rows', 'find_objective', 'term_loss', 'check_loss_weights',
+           'terms', 'discriminator_loss', 'generator_loss', 'closed_gradients', 'random_outputs', 'output_errors',
            'parameter_gradients', 'parameter_errors']
 
 # %% ../nbs/03_losses.ipynb #d99513fc
@@ -76,25 +76,25 @@ def balance_loss(l: torch.Tensor, s: torch.Tensor | None = None,
 # %% ../nbs/03_losses.ipynb #a42f283c
 @dataclass(frozen=True)
 class Term:
-    """A weighted loss. `on`: real or fake images, or the labelled or unlabelled ones among the
-    real. `asks`: source, class or both. `target`: real, fake | own, argmax, uniform, entropy,
-    balance. `sign` -1 turns it round: the term is then maximised."""
-    on: str
-    asks: str
+    """A weighted loss. `images`: real or fake, or the labelled or unlabelled ones among the
+    real. `head`: source, class or both. `target`: real, fake | own, argmax, uniform, entropy,
+    balance. `maximise` turns the term round."""
+    images: str
+    head: str
     target: str
     weight: float = 1.0
-    sign: int = 1
+    maximise: bool = False
 
     @property
     def name(self) -> str:
         """'class_real' and so on: what the log calls the term."""
-        head = self.target if self.target in ("entropy", "balance") else self.asks
-        return f"{head}_{self.on}"
+        head = self.target if self.target in ("entropy", "balance") else self.head
+        return f"{head}_{self.images}"
 
     @property
     def needs_label(self) -> bool:
         """True when an image without a label says nothing to the term."""
-        return self.on == "labelled" or self.target == "own"
+        return self.images == "labelled" or self.target == "own"
 
 # %% ../nbs/03_losses.ipynb #f883a1f2
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ _STAR = (*_SOURCE, _REAL_CLASS)
 OBJECTIVES = {
     "acgan": Objective("AC-GAN, Odena Eq. 2-3, G non-saturating", _ACGAN, (_FOOL, _OWN)),
     "acgan-saturating": Objective("AC-GAN, Odena Eq. 2-3 as printed: G maximises L_C - L_S",
-                                  _ACGAN, (Term("fake", "source", "fake", sign=-1), _OWN)),
+                                  _ACGAN, (Term("fake", "source", "fake", maximise=True), _OWN)),
     "classifier": Objective("D's classes of real images alone: no GAN", (_REAL_CLASS,), (),
                             conditional=False),
     "gan": Objective("GAN, Zhou Eq. 1: no class term", _SOURCE, (_FOOL,), conditional=False),
@@ -142,7 +142,7 @@ OBJECTIVES |= {
     "catgan": Objective("CatGAN, Springenberg 2015, Zhou Eq. 31: entropies for targets",
                         (_REAL_CLASS, Term("real", "class", "entropy"),
                          Term("real", "class", "balance"),
-                         Term("fake", "class", "entropy", sign=-1)),
+                         Term("fake", "class", "entropy", maximise=True)),
                         (Term("fake", "class", "entropy"), Term("fake", "class", "balance")),
                         conditional=False),
     "amgan-semi": Objective("AM-GAN with unlabelled images, Zhou Eq. 34", _SEMI, (_FOOL, _OWN),
@@ -155,6 +155,17 @@ OBJECTIVES |= {
 # %% ../nbs/03_losses.ipynb #21d40cbd
 PUBLISHED_WEIGHTS = {"GAN*, the authors' program": ("gan*", {"d_class_real": 0.1}),
                      "AC-GAN*, section 7.1.2": ("acgan*", {"g_class_fake": 0.1})}
+
+# %% ../nbs/03_losses.ipynb #b17a0c02
+def objective_rows() -> list[dict]:
+    """The rows of a table: objective, about, head, D, G and weights of OBJECTIVES and
+    PUBLISHED_WEIGHTS."""
+    def said(part):
+        return ", ".join(f"{'-' * t.maximise}{t.name} ({t.target})" for t in part)
+    rows = [{"objective": name, "about": one.about, "head": one.head, "D": said(one.d),
+             "G": said(one.g)} for name, one in OBJECTIVES.items()]
+    return rows + [{"objective": name, "about": what, "weights": str(weights)}
+                   for what, (name, weights) in PUBLISHED_WEIGHTS.items()]
 
 # %% ../nbs/03_losses.ipynb #3a3ffabf
 def find_objective(name: str, labels: str = "predefined") -> Objective:
@@ -176,13 +187,14 @@ def term_loss(term: Term, out: tuple, c: torch.Tensor | None, kind: str = "log",
     """The loss of a `Term` without its weight. out = (source logits [B], class logits [B,K]), c
     labels [B]; `kind`: see `class_loss`; `smooth`: see `source_loss`. A scalar."""
     s, l = out
-    where = {"labelled": lambda: c >= 0, "unlabelled": lambda: c < 0}.get(term.on, lambda: None)()
-    if term.asks == "source":
+    where = {"labelled": lambda: c >= 0,
+             "unlabelled": lambda: c < 0}.get(term.images, lambda: None)()
+    if term.head == "source":
         return source_loss(s, term.target == "real", smooth, where)
     if term.target == "entropy":
         return entropy_loss(l, where)
     if term.target == "balance":
-        return balance_loss(l, s if term.asks == "both" else None, where)
+        return balance_loss(l, s if term.head == "both" else None, where)
     return class_loss(l, c, term.target, kind, where)
 
 # %% ../nbs/03_losses.ipynb #ddb6c267
@@ -212,14 +224,14 @@ def terms(part: tuple, real_out: tuple | None = None, real_c: torch.Tensor | Non
     weights = check_loss_weights(loss_weights or {})
     values = {}
     for term in part:
-        out, c = (fake_out, fake_c) if term.on == "fake" else (real_out, real_c)
-        share = (smooth or {}).get("fake" if term.on == "fake" else "real", 0.0)
-        head = "source" if term.asks == "source" else "class"
+        out, c = (fake_out, fake_c) if term.images == "fake" else (real_out, real_c)
+        share = (smooth or {}).get("fake" if term.images == "fake" else "real", 0.0)
+        head = "source" if term.head == "source" else "class"
         factor = 1.0
         for name in (head, term.name, f"{side}_{head}", f"{side}_{term.name}"):
             factor = factor * weights.get(name, 1.0)
         loss = term_loss(term, out, c, kind, share)
-        values[term.name] = term.sign * term.weight * factor * loss
+        values[term.name] = (-1 if term.maximise else 1) * term.weight * factor * loss
     return values
 
 # %% ../nbs/03_losses.ipynb #7e1757f7

@@ -287,7 +287,7 @@ def build_report(profile="quick", label="", stages=STAGES):
 
     The page is report.data.html when it shows a picture whose record says `contains_data`."""
     job = ChainRequest(config.profile(profile), label or profile, stages=tuple(stages))
-    page = page_view(job, read_json(claims.save_table(job.label))["rows"])
+    page = page_view(job, read_json(claims.save_ledger(job.label))["rows"])
     write_json(job.figures / "inputs.json", inputs_of(job))
     records = [record for some in collect_figures(job).values() for record in some]
     marked = any(record.get("contains_data") for record in records)

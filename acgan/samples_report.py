@@ -398,9 +398,12 @@ def check_request(samples, real, out, per_class, pairs, resolution) -> Path | No
     return None if out is None else check_target(out, paths)
 
 # %% ../nbs/15b_samples_report.ipynb #957647a0
-def analyse(samples, real, out=None, *, resolution=None, classifier=None, inception=None,
-            per_class=100, pairs=100, seed=0, epochs=30, device="auto",
-            data_root=None) -> SamplesReport:
+def analyse(samples: str | Path | data.ImageSet, real: str | Path | data.ImageSet | tuple,
+            out: str | Path | None = None, *, resolution: int | None = None,
+            classifier: str | Path | classifiers.Classifier | None = None,
+            inception: str | Path | None = None, per_class: int = 100, pairs: int = 100,
+            seed: int = 0, epochs: int = 30, device: str = "auto",
+            data_root: str | Path | None = None) -> SamplesReport:
     """Measure `samples` (a folder of class folders, or an ImageSet) beside `real` images.
 
     real: a folder with train/ and test/ or of classes, a name of `data.DATA_SETS` (in `data_root`),

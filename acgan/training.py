@@ -197,7 +197,7 @@ def batches_of(config, images, device):
     m = config.gan
     classes = [class_index(images.classes, name, images.name) for name in config.classes]
     same = {"batch": m.batch, "seed": m.seed, "device": device, "labelled": m.labelled}
-    about_real = [term for term in find_objective(m.objective, m.labels).d if term.on != "fake"]
+    about_real = [term for term in find_objective(m.objective, m.labels).d if term.images != "fake"]
     unlabelled = not all(term.needs_label for term in about_real)
     batches = Batches(images, classes, unlabelled=unlabelled, **same)
     if m.label_stream != "own":

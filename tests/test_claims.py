@@ -265,7 +265,7 @@ def test_record_keeps_evidence_and_the_table_keeps_columns_apart(project):
     keys = {"id", "paper", "place", "states", "protocol", "differs", "outcome", "verdict", "rule", "tolerance", "units", "power", "published", "ours", "interval",
             "nulls", "evidence", "note"}
     assert keys <= set(one["acgan-4.4-a"])
-    file = json.loads(claims.save_table("two").read_text())
+    file = json.loads(claims.save_ledger("two").read_text())
     assert file["counts"]["protocol"] == {"exact": 0, "proxy": 1, "not attempted": 1}
 
 

@@ -413,7 +413,7 @@ def least_squares_signs(case: Case, share: float = 0.1) -> float:
 # %% ../../nbs/analyses/20_label_losses.ipynb #863bbfaf
 def fake_terms(case: Case, objective: str, **how) -> torch.Tensor:
     """The sum of D's terms on fake images in `objective`, a scalar; `how`: loss_weights, smooth."""
-    part = tuple(term for term in OBJECTIVES[objective].d if term.on == "fake")
+    part = tuple(term for term in OBJECTIVES[objective].d if term.images == "fake")
     out = split_head(case.fake, OBJECTIVES[objective].head)
     return sum(case.losses.terms(part, None, None, out, case.y_fake, side="d", **how).values())
 
@@ -458,7 +458,7 @@ def eq33(case: Case) -> float:
 # %% ../../nbs/analyses/20_label_losses.ipynb #c7f6b43b
 def balance(case: Case) -> torch.Tensor:
     """The term of Eq. 35 in 'amgan-unsupervised' for images without labels."""
-    part = tuple(term for term in OBJECTIVES["amgan-unsupervised"].d if term.asks == "both")
+    part = tuple(term for term in OBJECTIVES["amgan-unsupervised"].d if term.head == "both")
     out = split_head(case.real, "k+1")
     return sum(case.losses.terms(part, out, torch.full_like(case.y_real, -1)).values())
 
