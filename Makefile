@@ -2,7 +2,8 @@
 # make test                                                  everything that is checked
 # make lab                                                   JupyterLab with the notebooks
 # make findings                                              the README's table, from the ledger of the set that it names
-# VENV=DIR reuses an environment, PYTHON=python3.12 chooses the interpreter for a new one, ARGS='...' goes to acgan reproduce.
+# VENV=DIR reuses an environment, PYTHON=python3.12 chooses the interpreter for a new one, ARGS='...' goes to acgan reproduce,
+# CORES=N is how many tests run side by side.
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -10,6 +11,10 @@ PROFILE ?= quick
 DATA    ?=
 DATASET ?=
 ARGS    ?=
+CORES   ?= $(shell getconf _NPROCESSORS_ONLN)
+
+# One thread a process; a library that starts more all the same does not spin while it waits.
+ONE := ACGAN_HEADLESS=1 OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 
 HERE := $(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
 RUN  := $(VENV)/bin/python
@@ -21,8 +26,9 @@ reproduce: $(VENV)/.acgan-$(HERE)-chain
 	@$(RUN) -m acgan.cli reproduce --profile '$(PROFILE)' $(if $(DATA),--data-root '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
 test: $(VENV)/.acgan-$(HERE)-test
-	ACGAN_HEADLESS=1 OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --path nbs --n_workers 2 --timing
-	ACGAN_HEADLESS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q
+	$(ONE) $(VENV)/bin/nbdev_test --path nbs --n_workers $(CORES) --timing
+	$(ONE) $(RUN) -m pytest -q -n $(CORES) --dist loadfile -m 'not serial'
+	$(ONE) $(RUN) -m pytest -q -m serial
 
 lab: $(VENV)/.acgan-$(HERE)-lab
 	$(RUN) -m jupyterlab --notebook-dir='$(CURDIR)/nbs'

@@ -285,9 +285,11 @@ def cores() -> int:
 # %% ../nbs/00_config.ipynb #b53b4034
 def progress(iterable: Iterable | None = None, desc: str | None = None,
              total: int | None = None) -> tqdm:
-    """A tqdm bar over `iterable`, silent when ACGAN_HEADLESS is set or nobody can see it."""
-    quiet = (bool(os.environ.get("ACGAN_HEADLESS")) or not os.isatty(2)
-             and "JPY_PARENT_PID" not in os.environ)
+    """A tqdm bar over `iterable`, silent when ACGAN_HEADLESS is set or nobody can see it, unless
+    ACGAN_PROGRESS is set."""
+    quiet = not os.environ.get("ACGAN_PROGRESS") and (
+        bool(os.environ.get("ACGAN_HEADLESS")) or not os.isatty(2)
+        and "JPY_PARENT_PID" not in os.environ)
     return tqdm(iterable, desc=desc, total=total, disable=quiet, mininterval=0.5, leave=False)
 
 # %% ../nbs/00_config.ipynb #606b00ab

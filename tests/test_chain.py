@@ -18,6 +18,7 @@ from acgan.report import build_report
 from acgan.runner import StageError
 from acgan.stages import Stage, make_job, plan
 
+pytestmark = pytest.mark.serial
 CLAIMS = (home() / "nbs" / "claims.yaml").read_text()
 PARAMETERS = 'profile: str = "quick"\nlabel: str = ""\nsteps: int = 3  # how many\nrate: float = 0.1'
 FOLDER = 'import os, sys, time\nfrom pathlib import Path\nout = Path(os.environ["ACGAN_HOME"]) / "figures" / label\nout.mkdir(parents=True, exist_ok=True)'
@@ -81,46 +82,72 @@ def test_a_file_that_moves_to_another_stage_is_not_taken_for_stale(project):
     assert run() == ["one", "two"] and (project / "figures/quick/moved.txt").read_text() == "by one"
 
 
-AHEAD = (*STAGES, Stage("three", "three.ipynb", "a list", needs=("two",)))
-
-
 def three(project, *cells):
-    write(project / "nbs/three.ipynb", PARAMETERS, FOLDER, *cells, '(out / "three.txt").write_text(str(sorted(p.name for p in out.iterdir() if p.suffix == ".txt")))')
+    names = 'str(sorted(p.name for p in out.iterdir() if p.suffix == ".txt"))'
+    write(project / "nbs/three.ipynb", PARAMETERS, FOLDER, *cells, f'(out / "three.txt").write_text({names})')
 
 
-def test_stages_started_ahead_work_one_after_the_other(project, monkeypatch):
-    monkeypatch.setattr(stages, "STAGES", AHEAD)
-    three(project, "import colorsys, os\nassert 'colorsys' in sys.modules and 'ACGAN_GATE' not in os.environ and 'ACGAN_WARM' not in os.environ\nassert os.environ['ACGAN_STAGE'] == 'three'")
-    assert run(ahead=True) == ["one", "two", "three"]
+def test_a_stage_waits_for_those_it_needs_and_its_files_are_its_own(project, monkeypatch):
+    monkeypatch.setattr(stages, "STAGES", (*STAGES, Stage("three", "three.ipynb", "a list", needs=("two",))))
+    three(project, "assert 'ACGAN_WRITES' not in os.environ\nassert os.environ['ACGAN_STAGE'] == 'three'")
+    assert run(jobs=2) == ["one", "two", "three"]
     files = {path.name: path.read_text() for path in (project / "figures/quick").iterdir()}
-    stamps = {stage.id: read_json(project / f"data/quick/stamps/{stage.id}.json")["outputs"] for stage in AHEAD}
+    stamps = {name: read_json(project / f"data/quick/stamps/{name}.json") for name in ("one", "two", "three")}
     assert files["three.txt"] == "['one.txt', 'two.txt']", "stage three worked before stage two had ended"
-    assert {name: list(outputs) for name, outputs in stamps.items()} == {name: [f"figures/{name}.txt"] for name in ("one", "two", "three")}
-    assert run(ahead=True) == [] and run() == [], "what was started ahead is up to date for either way"
+    assert {name: list(stamp["outputs"]) for name, stamp in stamps.items()} == {name: [f"figures/{name}.txt"] for name in stamps}
+    for stamp in stamps.values():
+        assert stamp["seconds"] > 0 and stamp["cpu_seconds"] > 0 and stamp["memory"] > 1e7 and stamp["core"] in (0, 1)
+    assert run(jobs=1) == [] and run() == [], "what two jobs made is up to date for one"
 
 
-def test_a_notebook_that_changes_while_its_process_waits_is_read_again(project):
-    change = "import json\npath = Path(os.environ['ACGAN_HOME']) / 'nbs/two.ipynb'\ntime.sleep(3)\npath.write_text(path.read_text().replace('* 2', '* 3'))"
-    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "one.txt").write_text("x")', change)
-    assert run(ahead=True) == ["one", "two"]
-    assert (project / "figures/quick/two.txt").read_text() == "xxx" and plan(make_job("quick"))[1][1] is None
+BESIDE = """other = out / ("b" if os.environ["ACGAN_STAGE"] == "a" else "a")
+(out / os.environ["ACGAN_STAGE"]).write_text("x")
+end = time.monotonic() + 60
+while not other.exists() and time.monotonic() < end:
+    time.sleep(0.05)
+(out / f"{os.environ['ACGAN_STAGE']}.txt").write_text(str(other.exists()))"""
 
 
-def test_a_failure_ends_the_process_that_waits(project, monkeypatch):
-    started, begin = [], runner.begin
-    monkeypatch.setattr(runner, "begin", lambda *words, **how: started.append(begin(*words, **how)) or started[-1])
-    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, "time.sleep(2)\n1 / 0")
-    with pytest.raises(StageError, match="ZeroDivisionError"):
-        run(ahead=True)
-    assert len(started) == 2 and all(child.poll() is not None for child in started)
-    assert not (project / "figures/quick/two.txt").exists()
+def test_stages_that_need_nothing_of_each_other_run_side_by_side(project, monkeypatch):
+    monkeypatch.setattr(stages, "STAGES", (Stage("a", "three.ipynb", "one half"), Stage("b", "three.ipynb", "the other")))
+    write(project / "nbs/three.ipynb", PARAMETERS, FOLDER, BESIDE)
+    assert sorted(run(jobs=2)) == ["a", "b"]
+    stamps = [read_json(project / f"data/quick/stamps/{name}.json") for name in "ab"]
+    assert [(project / f"figures/quick/{name}.txt").read_text() for name in "ab"] == ["True", "True"], "one waited for the other's end"
+    assert [list(stamp["outputs"]) for stamp in stamps] == [["figures/a", "figures/a.txt"], ["figures/b", "figures/b.txt"]]
+    assert sorted(stamp["core"] for stamp in stamps) == [0, 1]
+
+
+def test_behind_a_failure_nothing_runs_and_everything_else_does(project, monkeypatch):
+    table = (*STAGES, Stage("three", "three.ipynb", "what nobody needs"), Stage("page", "three.ipynb", "all", after=("two", "three")))
+    monkeypatch.setattr(stages, "STAGES", table)
+    three(project)
+    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, "1 / 0")
+    said = []
+    with pytest.raises(StageError, match=r"nbs/one.ipynb, cell 4 .*ZeroDivisionError(.|\n)*skipped for that: two, page"):
+        run(said=said, jobs=2)
+    assert (project / "figures/quick/three.txt").is_file() and not (project / "figures/quick/two.txt").exists()
+    assert sum("failed: nbs/one.ipynb, cell 4" in line for line in said) == 1
+    write(project / "nbs/one.ipynb", PARAMETERS, FOLDER, '(out / "one.txt").write_text("x")')
+    assert run(jobs=2) == ["one", "two", "page"], "what had run well runs again"
+
+
+def test_jobs_that_would_pass_the_memory_wait(project, monkeypatch):
+    monkeypatch.setattr(stages, "STAGES", (Stage("a", "three.ipynb", "one half"), Stage("b", "three.ipynb", "the other")))
+    write(project / "nbs/three.ipynb", PARAMETERS, "1")
+    assert sorted(run(jobs=2, memory=1e9)) == ["a", "b"]
+    stamps = sorted((read_json(project / f"data/quick/stamps/{name}.json") for name in "ab"), key=lambda stamp: stamp["began"])
+    assert stamps[0]["began"] + stamps[0]["seconds"] <= stamps[1]["began"] + 0.1
+    assert [stamp["core"] for stamp in stamps] == [0, 0]
 
 
 def test_the_gallery_belongs_to_its_stage_and_is_linked(project):
     job, gallery = make_job("quick"), project / "figures/quick/gallery.html"
     gallery.parent.mkdir(parents=True)
     gallery.write_text("<p>every class</p>")
-    assert "figures/gallery.html" in runner.files_of(job), "what a stage writes there is one of its outputs"
+    (job.folder / "executed").mkdir(parents=True)
+    (job.folder / "executed/one.writes").write_text(f"{gallery}\n")
+    assert runner.outputs_of(job, STAGES[0]) == ["figures/gallery.html"], "what a stage writes there is one of its outputs"
     write_json(job.stamp("one"), {"inputs": stages.stage_inputs(job, STAGES[0]), "outputs": {"figures/gallery.html": stages.file_state(gallery)}, "seconds": 1})
     assert plan(job)[0][1] is None
     assert '<a href="gallery.html">samples of every class</a>' in build_report("quick", stages=STAGES).read_text()
@@ -139,7 +166,7 @@ def test_an_edited_template_makes_only_the_report_run_again(tmp_path, monkeypatc
     assert [one == two for one, two in zip(*found, strict=True)] == [False, True, True]
 
 
-def test_a_failing_notebook_stops_the_chain_and_the_next_run_goes_on(project):
+def test_a_failing_notebook_is_named_and_the_next_run_goes_on(project):
     write(project / "nbs/two.ipynb", PARAMETERS, FOLDER, "print('so far')\n1 / 0")
     with pytest.raises(StageError, match=r"nbs/two.ipynb, cell 4 \(id cell3\): ZeroDivisionError: division by zero"):
         run()
@@ -211,7 +238,7 @@ def test_a_vanished_run_folder_makes_its_stage_run(project):
 DRIVER = """
 import sys
 from acgan import cli, stages
-stages.STAGES = (stages.Stage("slow", "slow.ipynb", "nothing, slowly"), stages.Stage("next", "slow.ipynb", "waits ahead"))
+stages.STAGES = (stages.Stage("slow", "slow.ipynb", "nothing, slowly"), stages.Stage("next", "slow.ipynb", "runs beside"))
 sys.exit(cli.main(["reproduce", *sys.argv[1:]]))
 """
 
@@ -244,8 +271,8 @@ def kernels_of(project):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is announced on Linux only")
-@pytest.mark.parametrize("sign, code, error, words", [(signal.SIGINT, 130, "stopped; the next run goes on from here", []),
-                                                      (signal.SIGKILL, -9, "", ["--ahead"])])
+@pytest.mark.parametrize("sign, code, error, words", [(signal.SIGINT, 130, "stopped; the next run goes on from here", ["--jobs", "1"]),
+                                                      (signal.SIGKILL, -9, "", ["--jobs", "2"])])
 def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error, words):
     write(project / "nbs/slow.ipynb", PARAMETERS, FOLDER, '(out / "pid.tmp").write_text(str(os.getpid()))\nos.replace(out / "pid.tmp", out / "pid")\ntime.sleep(300)')
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)           # a job in the background of a script ignores Ctrl-C
@@ -254,14 +281,15 @@ def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error,
     while not mark.exists() and time.monotonic() < end:
         time.sleep(0.1)
     kernel, ours = int(mark.read_text()), lambda: kernels_of(project)
-    while words and len(ours()) < 4 and time.monotonic() < end:
+    count = 2 * int(words[1])
+    while len(ours()) < count and time.monotonic() < end:
         time.sleep(0.1)
-    assert len(ours()) == (4 if words else 2), "papermill and a kernel for each stage that was started"
+    assert len(ours()) == count, "papermill and a kernel for each stage that was started"
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code and error in said and "Traceback" not in said
     assert gone(kernel), "the notebook's kernel lives on"
-    assert all(gone(pid) for pid in ours()), "a process that was started ahead lives on"
+    assert all(gone(pid) for pid in ours()), "a process of the other job lives on"
     assert not (project / "data/quick/stamps/slow.json").exists()
     with locked(project / "data/quick"):
         pass

@@ -88,7 +88,7 @@ def test_minutes_end_training_with_a_code_of_its_own(small, capsys):
     assert set(costs.made_of(config.profile("small"), "grid").values()) == {4}
 
 
-def test_bench_and_ahead_reach_their_functions(monkeypatch, capsys):
+def test_bench_and_jobs_reach_their_functions(monkeypatch, capsys):
     import sys
     import types
     from acgan import runner
@@ -100,8 +100,8 @@ def test_bench_and_ahead_reach_their_functions(monkeypatch, capsys):
     assert cli.main(["bench", "--quick", "--device", "cpu", "--only", "metrics", "--out", "x"]) == 0
     assert got == [{"device": "cpu", "quick": True, "out": "x", "only": ["metrics"]}]
     monkeypatch.setattr(runner, "run", lambda *words, **how: got.append(how))
-    assert cli.main(["reproduce", "--ahead"]) == cli.main(["reproduce"]) == 0
-    assert got[1:] == [{"ahead": True}, {"ahead": False}]
+    assert cli.main(["reproduce", "--jobs", "3", "--memory", "2"]) == cli.main(["reproduce"]) == 0
+    assert got[1:] == [{"jobs": 3, "memory": 2e9}, {"jobs": None, "memory": None}]
 
 
 def test_processes_and_codes(tmp_path):

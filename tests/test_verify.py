@@ -9,17 +9,19 @@ import yaml
 from acgan import cli, runner, stages, verify
 from acgan.config import read_json
 
+pytestmark = pytest.mark.serial
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"width": 0.05, "width_d": 0.06, "z_dim": 4, "batch": 8, "dropout": 0.0, "noise_std": 0.0, "lr_g": 1e-3, "lr_d": 1e-3}
 PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per_class": 30, "root": None},
            "model": {"steps": 210, "n_seeds": 2, "log_every": 50, "probe_every": 100, "checkpoint_every": 210, "gan": SMALL},
            "splits": {"steps": 5, "classes_per_member": 2, "gan": SMALL},
            "classifier": {"name": "resnet20", "epochs": 1, "width": 0.25, "batch": 16},
-           "stages": {"samples": {"per_class": 12}, "latent": {"n_paths": 12, "n_rows": 6}}}
-IDS = ("training", "samples", "latent", "report")
+           "semi_supervised": {"steps": 4, "axes": {"labelled": [0.5, 1.0], "objective": ["acgan", "classifier"]}, "n_seeds": 4, "checkpoint_every": 4, "gan": SMALL},
+           "stages": {"semi_supervised": {"per_class": 10, "score_n": 10}, "samples": {"per_class": 12}, "latent": {"n_paths": 12, "n_rows": 6}}}
+IDS = ("training", "samples", "latent", "semi_supervised", "report")
 
 
-def make(home, patch, ahead):
+def make(home, patch, jobs):
     """Run the small chain in a checkout of its own; returns its figures."""
     for name in ("nbs", "figures"):
         (home / name).mkdir(parents=True)
@@ -31,7 +33,7 @@ def make(home, patch, ahead):
     (home / "nbs" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
     patch.setenv("ACGAN_HOME", str(home))
     patch.setenv("ACGAN_WORK", str(home / "data"))
-    runner.run(stages.make_job("tiny"), only=IDS, say=lambda *_, **__: None, ahead=ahead)
+    runner.run(stages.make_job("tiny"), only=IDS, say=lambda *_, **__: None, jobs=jobs)
     return home / "figures" / "tiny"
 
 
@@ -44,7 +46,7 @@ def test_a_committed_ledger_is_what_its_records_and_todays_rules_give(path, monk
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        yield [make(tmp_path_factory.mktemp("home") / "acgan", patch, ahead) for ahead in (False, True)]
+        yield [make(tmp_path_factory.mktemp("home") / "acgan", patch, jobs) for jobs in (1, 2)]
 
 
 def without_provenance(value):
@@ -85,7 +87,7 @@ def test_verify_holds_and_finds_what_was_touched(sets, monkeypatch, capsys):
     monkeypatch.setenv("ACGAN_WORK", str(home / "data"))
     assert cli.main(["verify", "tiny", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "model, run " in said and "200 steps again in" in said and "differs" not in said and "not checked" not in said
+    assert ", run " in said and "200 steps again in" in said and "differs" not in said and "not checked" not in said
     picture, record = next(sets[1].glob("*.png")), sets[1] / "claims" / "acgan-4.5-b.json"
     kept = {path: path.read_bytes() for path in (picture, record)}
     picture.write_bytes(picture.read_bytes() + b"\0")
