@@ -528,10 +528,11 @@ def standardise(op: nn.Module, x: torch.Tensor) -> None:
 
 # %% ../nbs/02_models.ipynb #67694df8
 def initialise_from_data(net: nn.Module, x: torch.Tensor, c: torch.Tensor | None = None,
-                         rng: torch.Generator | None = None) -> nn.Module:
+                         rng: torch.Generator | None = None) -> torch.Tensor:
     """Set the lengths and biases of a weight-normalised Generator (x = z [B,z_dim], labels c [B])
     or Discriminator (x images) from one batch, layer by layer (Salimans and Kingma 2016, Eq. 5-6).
-    `rng` draws noise and dropout. Returns `net`. UserError without weight normalisation."""
+    `rng` draws noise and dropout. Returns the last layer's outputs for the batch. UserError without
+    weight normalisation."""
     was = net.training
     net.train()
     with torch.no_grad():
@@ -546,7 +547,8 @@ def initialise_from_data(net: nn.Module, x: torch.Tensor, c: torch.Tensor | None
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-    return net.train(was)
+    net.train(was)
+    return x
 
 # %% ../nbs/02_models.ipynb #bfe22816
 def flops(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
