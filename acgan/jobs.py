@@ -131,7 +131,8 @@ def training_jobs(job: ChainRequest, use: str, needs: tuple = (), shares: int = 
     name = training_stamp(job, use).stem
     path = training_stamp(job, use)
     if ":" in use:
-        return [Job(name, f"the classifier {use.split(':')[0]}", needs, use=use,
+        words = f"a classifier of {use.split(':')[1]}'s images"
+        return [Job(name, words, needs, use=use,
                     **remembered(path, name, 30.0, TRAINER))]
     try:
         groups = member_groups(job.settings, use, shares, device)
@@ -140,7 +141,7 @@ def training_jobs(job: ChainRequest, use: str, needs: tuple = (), shares: int = 
     found = []
     for i, (only, flop, memory) in enumerate(groups, 1):
         one = f"{name}-{i}" if len(groups) > 1 else name
-        words = "all members" if len(groups) == 1 else f"{len(only)} members"
+        words = "all members" if len(groups) == 1 else f"{len(only)} member{'s' * (len(only) > 1)}"
         found.append(Job(one, f"{words} of {use}", needs, use=use, only=only,
                          **remembered(path, one, 4 + flop / RATE, TRAINER + memory)))
     return found

@@ -73,7 +73,9 @@ STAGES = stages_of(
 STAGES += stages_of(
     "zhou2018",
     ("equations", "00_equations", "AM-GAN's equations against the losses in use"),
-    ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"))
+    ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"),
+    ("amgan_table", "04_table1", "seven models with labels from D and fixed ones",
+     "amgan_table", "classifier:amgan_table"))
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 

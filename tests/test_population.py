@@ -71,6 +71,9 @@ def matters(name):
 
 
 ARCHITECTURES = {"plain": {}, "am-gan": {"spec": "zhou2018-conditional", "objective": "amgan", "label_input": "cbn", "width": 0.02},
+                 "am-gan's program": {"spec": "zhou2018", "objective": "amgan", "labels": "dynamic", "width": 0.02, "data_init": "fake",
+                                      "noise_dist": "truncated", "init_dist": "truncated", "init_std": 0.05, "fake_logit": "zero",
+                                      "bn_eps": 1e-3, "slope": 0.3, "lr_schedule": "staircase", "lr_decay_steps": 2},
                  "report": {"spec": "tay2021-1", "label_input": "embedding"}, "input noise": {"noise_at": "input", "padding": "torch"},
                  "classifier": {"objective": "classifier", "dropout": 0.0}, "entropies": {"objective": "catgan"},
                  "unlabelled": {"objective": "amgan-unsupervised", "labelled": 0.5,

@@ -1,0 +1,52 @@
+"""The study of AM-GAN's Table 1 on tiny networks: what it writes, and that every claim that it names is in the ledger."""
+import json
+
+import pytest
+
+from acgan import claims
+from acgan.analyses import label_modes
+from acgan.config import profile
+from acgan.ensemble import part_of
+from studies import PROFILE, study
+
+AMGAN = {"steps": 2, "n_seeds": 2, "gan": {"spec": "zhou2018", "width": 0.03, "width_d": 0.05, "z_dim": 4, "batch": 6, "data_init": "real"}}
+
+
+def cells():
+    wanted = {cell for pairs in label_modes.ORDERS.values() for _, *both in pairs for cell in both}
+    return wanted | {cell for parts in label_modes.NUMBERS.values() for _, cell, *_ in parts.values()}
+
+
+@pytest.mark.parametrize("name", ["quick", "cifar10-cpu", "cifar10", "gpu", "paper"])
+def test_every_profile_trains_every_cell_that_a_claim_asks_for(name):
+    variants = part_of(profile(name), "amgan_table")["variants"]
+    assert cells() == set(variants)
+    for cell, gan in variants.items():
+        fixed = "predefined" in cell
+        assert ("spec" in gan) == (fixed and "D of dynamic" not in cell), cell
+        if gan["objective"] not in ("gan", "gan*", "labelgan"):
+            assert (gan.get("labels") == "dynamic") != fixed, cell
+
+
+def test_claims_of_the_table_are_in_the_ledger():
+    rows = claims.ledger()
+    for claim in (*label_modes.ORDERS, *label_modes.NUMBERS):
+        assert rows[claim]["trained"] == "amgan_table", claim
+    for claim, parts in label_modes.NUMBERS.items():
+        assert set(parts) == set(rows[claim]["published"]), claim
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_table_1(monkeypatch, tmp_path):
+    variants = {who: gan for who, gan in part_of(profile("quick"), "amgan_table")["variants"].items()
+                if who in ("GAN dynamic", "GAN* dynamic", "AM-GAN dynamic", "AM-GAN predefined", "AM-GAN predefined, D of dynamic")}
+    study("04_table1", "zhou2018", monkeypatch, tmp_path, PROFILE | {"amgan_table": AMGAN | {"variants": variants}}, per_class=8, pairs=4)
+    folder, made = tmp_path / "figures" / "tiny", claims.records("tiny")
+    assert set(made) >= {"amgan-5.1-a", "amgan-5.1-b", "amgan-7.1.1-a", "amgan-7.1.4-b", "amgan-7.1.4-e", "amgan-7.1.2-f"}
+    assert set(made["amgan-5.1-a"]["nulls"]) == {"untrained", "noise"}
+    assert made["amgan-5.1-a"]["setting"]["changes"]["width"] == 0.03 and "spec" not in made["amgan-5.1-a"]["setting"]["changes"]
+    rows = json.loads((folder / "amgan_table1_rows.json").read_text())["rows"]
+    assert sorted(row["model"] for row in rows) == ["AM-GAN", "AM-GAN", "AM-GAN, D of dynamic", "GAN", "GAN*"]
+    assert len(json.loads((folder / "amgan_discrepancies.json").read_text())["rows"]) == 30
+    assert claims.verdict(claims.ledger()["amgan-7.1.2-f"], made["amgan-7.1.2-f"])["outcome"] == "agrees"
+    assert (folder / "amgan_table1.png").is_file()
