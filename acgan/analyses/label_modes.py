@@ -7,9 +7,8 @@ __all__ = ['METRICS', 'ORDERS', 'NUMBERS', 'opinion_scores', 'largest_ms_ssim', 
            'number_parts', 'judged', 'column_differences', 'evidence', 'layer_evidence', 'table', 'draw_table',
            'captions', 'preset_changes', 'LabelModes', 'measure', 'with_nulls']
 
-# %% ../../nbs/analyses/26_label_modes.ipynb #0b37d963
+# %% ../../nbs/analyses/26_label_modes.ipynb #51e654cb
 import copy
-import math
 import statistics
 from dataclasses import asdict, dataclass
 
@@ -227,7 +226,7 @@ def table(result):
         rows.append(row)
     return rows
 
-# %% ../../nbs/analyses/26_label_modes.ipynb #2f585973
+# %% ../../nbs/analyses/26_label_modes.ipynb #03a65df9
 def draw_table(result):
     """Score, AM score and MS-SSIM of each model, a mark a training."""
     cells = next(iter(result.numbers["measured"].values()))
@@ -244,7 +243,7 @@ def draw_table(result):
             ax.plot([one[metric] for one in some], [at] * len(some), markersize=3.5, **kind,
                     label=f"labels: {column}")
         ax.set(yticks=range(len(rows)), yticklabels=rows if ax is axes[0] else [], xlabel=metric)
-        ax.invert_yaxis()
+        ax.set_ylim(len(rows) - 0.5, -0.5)
     handles, labels = axes[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles))
     fig.legend(unique.values(), unique, loc="outside upper center", ncols=3, frameon=False)
