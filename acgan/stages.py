@@ -60,7 +60,9 @@ STAGES = stages_of(
 STAGES += stages_of(
     "zhou2018",
     ("equations", "00_equations", "AM-GAN's equations against the losses in use"),
-    ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"))
+    ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"),
+    ("inception_score", "02_inception_score", "what the score's two terms measure", "training"),
+    ("am_score", "03_am_score", "AM score while training, and planted losses", "training"))
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 
