@@ -75,8 +75,9 @@ def draw_dropping(result):
     for ax, names, letter in zip(axes, groups, "abc"):
         for i, name in enumerate(names):
             of = curves[name]
-            down = [m - low for m, low in zip(of["mean"], of["min"])]
-            up = [high - m for m, high in zip(of["mean"], of["max"])]
+            # a mean of equal values may lie beside them by a rounding
+            down = [max(0.0, m - low) for m, low in zip(of["mean"], of["min"])]
+            up = [max(0.0, high - m) for m, high in zip(of["mean"], of["max"])]
             ax.errorbar(of["kept"], of["mean"], yerr=[down, up], elinewidth=0.7,
                         label=name, **figures.look(i) | {"markersize": 2.5})
         ax.set(xlabel="classes kept", title=f"{letter}  {names[0] if len(names) == 1 else 'real'}")
