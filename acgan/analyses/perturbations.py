@@ -164,8 +164,8 @@ def captions(result):
     return {"score_responses": "Real images that lose variety (share of classes dropped) or "
                                "quality (share of the accuracy above chance of "
                                f"{nets['judge']} that is gone), the other loss being none; "
-                               f"{N['draws']} draws of images, mean, least and largest. Left: the score under "
-                               f"{nets['foreign']}, right: under {nets['matched']}"}
+                               f"{N['draws']} draws of images, mean, least and largest. Left: the "
+                               f"score under {nets['foreign']}, right: under {nets['matched']}"}
 
 # %% ../../nbs/analyses/25_perturbations.ipynb #6de0cc59
 @dataclass(frozen=True)
