@@ -80,8 +80,10 @@ def draw_dropping(result):
             up = [max(0.0, high - m) for m, high in zip(of["mean"], of["max"])]
             ax.errorbar(of["kept"], of["mean"], yerr=[down, up], elinewidth=0.7,
                         label=name, **figures.look(i) | {"markersize": 2.5})
-        ax.set(xlabel="classes kept", title=f"{letter}  {names[0] if len(names) == 1 else 'real'}")
-        ax.legend(loc="lower right")
+        what = names[0] if len(names) == 1 else "real images"
+        ax.set(xlabel="classes kept", title=f"{letter}  {what}")
+        if len(names) > 1:
+            ax.legend(loc="lower right")
     axes[0].set_ylabel("mean divergence (nats)")
     return fig
 
