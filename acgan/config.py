@@ -180,9 +180,9 @@ def take_lock(handle: IO) -> bool:
 
 # %% ../nbs/00_config.ipynb #5dc42155
 @contextlib.contextmanager
-def locked(folder: Path | str) -> Iterator[Path]:
-    """Hold `folder` for this process alone; FolderInUse when another process holds it. It is
-    released when the process dies."""
+def locked(folder: Path | str, wait: bool = False) -> Iterator[Path]:
+    """Hold `folder` for this process alone; FolderInUse when another process holds it, or, to
+    `wait`, not before it lets go. It is released when the process dies."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,9 @@ def locked(folder: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot use {folder}: {error.strerror}") from None
     with handle:
-        if not take_lock(handle):
+        if wait:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        elif not take_lock(handle):
             raise FolderInUse(f"another run is using {folder}: wait for it to end, or stop it")
         yield folder
 

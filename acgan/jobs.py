@@ -13,7 +13,6 @@ import signal
 import sys
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from inspect import signature
 from pathlib import Path
 
 from . import config
@@ -59,14 +58,13 @@ def classifier_settings(settings: dict, use: str) -> dict | None:
 def classifier_key(settings: dict, use: str) -> str | None:
     """12 hexadecimal digits that are equal for equal classifiers on equal images; None for one that
     is not trained here."""
-    given = classifier_settings(settings, use)
-    if given is None or given.get("name") != "resnet20":
+    from acgan.classifiers import full_settings, TRAINED
+    given = dict(classifier_settings(settings, use) or {"name": ""})
+    name = given.pop("name")
+    if name not in TRAINED:
         return None
-    from acgan import classifiers
     images = settings["images"] | (settings[use.split(":")[1]].get("images") or {})
-    defaults = {name: p.default for name, p in signature(classifiers.train_resnet20).parameters
-                .items() if name not in ("images", "test", "device", "out")}
-    return fingerprint(images, defaults | given)
+    return fingerprint(name, images, full_settings(name, given))
 
 # %% ../nbs/14c_jobs.ipynb #fb3b130c
 def deal(sizes: dict, shares: int) -> list[tuple]:

@@ -382,7 +382,7 @@ def open_classifier(classifier, found, epochs=30, seed=0, device="cpu"):
             classifier = classifiers.train_resnet20(found.reference, epochs=epochs, seed=seed,
                                                     device=device, out=Path(scratch) / "classifier")
     elif not isinstance(classifier, classifiers.Classifier):
-        classifier = classifiers.open_resnet20(Path(classifier).expanduser(), device)
+        classifier = classifiers.open_classifier(Path(classifier).expanduser(), device)
     if classifier.resolution not in (None, found.held_out.resolution):
         raise UserError(f"the classifier was trained at {classifier.resolution} pixels, "
                         f"the images have {found.held_out.resolution}")

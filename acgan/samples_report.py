@@ -366,7 +366,7 @@ def save_report(answer, folder) -> Path:
             result.save(scratch / "results")
             result.frame().to_csv(scratch / f"{name}.csv", index=False)
         if answer.trained is not None:
-            classifiers.save_resnet20(answer.trained, scratch / "classifier")
+            classifiers.save_classifier(answer.trained, scratch / "classifier")
         made = [path.relative_to(scratch).as_posix() for path in scratch.rglob("*")
                 if path.is_file()]
         config.write_json(scratch / "analysis.json",

@@ -74,6 +74,10 @@ STAGES += stages_of(
     "zhou2018",
     ("equations", "00_equations", "AM-GAN's equations against the losses in use"),
     ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"),
+    ("inception_score", "02_inception_score", "what the score's two terms measure", "model",
+     "classifier_densenet:model"),
+    ("am_score", "03_am_score", "AM score while training, and planted losses", "model",
+     "classifier_densenet:model", "classifier:model"),
     ("amgan_table", "04_table1", "seven models with labels from D and fixed ones",
      "amgan_table", "classifier:amgan_table"))
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",

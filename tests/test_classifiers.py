@@ -15,9 +15,11 @@ import torchvision
 from acgan import classifiers
 from acgan.classifiers import (imagenet_ids, RESIZES, Classifier, ResNet20, Standardise, ToInception, accuracy_by_resolution, at_resolution, by_class,
                                by_subset, correct, fit, holm, inception_2015, inception_torchvision, load_classifier, of_discriminator,
-                               open_resnet20, real_statistics, resize, save_resnet20, shift_flip, sign_flip, tf1_bilinear, train_resnet20)
+                               open_classifier, real_statistics, resize, save_classifier, shift_flip, sign_flip, tf1_bilinear, train_classifier,
+                               train_resnet20)
 from acgan.config import UserError, generator
 from acgan.data import ImageSet, load, to_float
+from acgan.densenet import DenseNet
 from acgan.models import Discriminator
 from acgan.scores import accuracy, fid, inception_score, kid, score
 
@@ -106,6 +108,51 @@ def test_resnet20_is_the_published_net():
     assert all(ResNet20(5, 0.5, max(1, r // 32))(torch.randn(1, 3, r, r))["logits"].isfinite().all() for r in (8, 17, 48, 64, 128))
 
 
+@pytest.mark.parametrize("growth, depth, millions", [(12, 100, 0.8), (24, 250, 15.3), (40, 190, 25.6)])
+def test_densenet_has_the_published_numbers_of_parameters(growth, depth, millions):
+    with torch.device("meta"):
+        net = DenseNet(10, growth, depth)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(millions * 1e6, rel=0.04)
+    assert sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in net.modules()) == depth
+
+
+def test_densenet_has_the_gradients_of_torchvisions():
+    torch.manual_seed(0)
+    theirs = torchvision.models.DenseNet(growth_rate=4, block_config=(1, 1, 1), num_init_features=8, num_classes=3)
+    theirs.features.conv0 = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    for name in ("norm0", "relu0", "pool0"):
+        setattr(theirs.features, name, torch.nn.Identity())
+    ours = DenseNet(3, growth=4, depth=10)
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    x, labels = torch.randn(6, 3, 32, 32), torch.arange(6) % 3
+    for net in (theirs.train(), ours.train()):
+        out = net(x)
+        torch.nn.functional.cross_entropy(out["logits"] if isinstance(out, dict) else out, labels).backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_densenet_learns_and_is_found_again(sets, tmp_path):
+    options = dict(epochs=6, batch=16, growth=6, depth=10, device="cpu", out=tmp_path / "net")
+    made = load_classifier("densenet", *sets, **options)
+    assert made.name == "densenet" and made.accuracy["test"] > 0.5
+    found = open_classifier(tmp_path / "net")
+    assert same(made, found) and found.network.size == {"growth": 6, "depth": 10, "stride": 1}
+    assert torch.equal(made.predict(sets[1].images)[0], found.predict(sets[1].images)[0])
+    assert score(made.predict(sets[1].images)[0], made, splits=4).name == "DenseNet score"
+    info = json.loads((tmp_path / "net" / "classifier.json").read_text())
+    assert info["settings"]["nesterov"] is True and info["architecture"]["name"] == "densenet"
+    with pytest.raises(UserError, match="does not hold a DenseNet of this size"):
+        (tmp_path / "net" / "classifier.json").write_text(json.dumps(info | {"classes": ["one"]}))
+        open_classifier(tmp_path / "net")
+    with pytest.raises(UserError, match="cannot have 12 layers"):
+        train_classifier("densenet", *sets, depth=12, device="cpu", out=tmp_path / "other")
+    with pytest.raises(UserError, match="unknown setting of densenet 'width'"):
+        train_classifier("densenet", *sets, width=0.5)
+
+
 def test_augmentation_equals_pad_and_crop():
     x = torch.randint(0, 256, (5, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     out = shift_flip(x, torch.arange(5).repeat(20), generator(0, "t"))
@@ -145,15 +192,15 @@ def tampered(folder, how):
     ("truncated", "weights.safetensors is not the file"), ("altered", "weights.safetensors is not the file"),
     ("missing", "cannot read .*weights.safetensors"), ("foreign", "weights.safetensors does not hold a ResNet-20"),
     ("other width", "weights.safetensors does not hold a ResNet-20"), ("other classes", "weights.safetensors does not hold a ResNet-20"),
-    ("other version", "in format 99, not resnet20 in 1"), ("no keys", "classifier.json does not describe a classifier"),
+    ("other version", "in format 99, not resnet20 or densenet in 1"), ("no keys", "classifier.json does not describe a classifier"),
     ("list", "classifier.json does not describe a classifier"), ("no json", "classifier.json is not valid JSON"),
 ])
 def test_damaged_files_are_named(trained, tmp_path, how, words):
-    folder = save_resnet20(trained, tmp_path / "net")
-    assert same(open_resnet20(folder), trained)
+    folder = save_classifier(trained, tmp_path / "net")
+    assert same(open_classifier(folder), trained)
     tampered(folder, how)
     with pytest.raises(UserError, match=words) as error:
-        open_resnet20(folder)
+        open_classifier(folder)
     assert "\n" not in str(error.value)
 
 
@@ -163,7 +210,7 @@ def test_refusals(sets, trained, tmp_path):
            (lambda: train_resnet20(train, test.subset([0, 1]), **QUICK), "other classes"),
            (lambda: train_resnet20(train, schedule="cosine", **QUICK), "unknown schedule 'cosine'"),
            (lambda: load_classifier("resnet20"), "give images"),
-           (lambda: load_classifier("resnet"), "choose one of resnet20, inception-2015, inception-torchvision"),
+           (lambda: load_classifier("resnet"), "choose one of resnet20, densenet, inception-2015, inception-torchvision"),
            (lambda: trained.predict(test.images.float()), "takes uint8 images"),
            (lambda: trained.predict(test.images[0]), r"shape \[N,3,H,W\]"),
            (lambda: trained.predict(test.images[:0]), "N >= 1"),
@@ -306,11 +353,11 @@ def test_any_network_can_be_a_classifier():
 
 
 def test_the_size_is_kept_with_the_weights(sets, trained, tmp_path):
-    assert trained.resolution == 16 and open_resnet20(save_resnet20(trained, tmp_path / "net")).resolution == 16
+    assert trained.resolution == 16 and open_classifier(save_classifier(trained, tmp_path / "net")).resolution == 16
     info = json.loads((tmp_path / "net" / "classifier.json").read_text())
     del info["resolution"]                                        # a file that does not say it, as Inception's nets do not
     (tmp_path / "net" / "classifier.json").write_text(json.dumps(info))
-    assert open_resnet20(tmp_path / "net").resolution is None
+    assert open_classifier(tmp_path / "net").resolution is None
 
 
 def bytes_(*shape, seed=0):

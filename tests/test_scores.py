@@ -8,8 +8,9 @@ import torch
 from scipy import linalg, stats
 
 from acgan.config import UserError
-from acgan.scores import (Statistics, accuracy, am_score, am_terms, class_accuracy, fid, inception_score, kid, mode_score, score,
-                          score_name)
+from acgan.models import Generator
+from acgan.scores import (SUMS, Statistics, accuracy, am_score, am_terms, class_accuracy, fid, inception_score, kid, latent_sensitivity, mode_score,
+                          score, score_name)
 
 
 def rng(seed=0):
@@ -72,6 +73,29 @@ def test_am_score_is_zero_only_for_sure_and_matching():
     assert am_score(sure, sure) == pytest.approx(0, abs=1e-15) and am_score(sure, torch.full((5,), 0.2)) == pytest.approx(0, abs=1e-7)
     assert am_score(sure, torch.tensor([0.3, 0.1, 0.2, 0.2, 0.2])) > 0.02 and am_score(0.9 * sure + 0.02, sure) > 0.3
     assert am_score(torch.full((7, 5), 0.2), torch.full((7, 5), 0.2)) == pytest.approx(math.log(5))
+
+
+def test_am_terms_with_the_authors_floor_equal_scipy():
+    p, q = torch.eye(5)[:4].repeat(3, 1).double(), logits(60, 5).softmax(1)
+    first, second = am_terms(p, q, floor=1e-18)
+    train = q.mean(0).numpy()
+    assert first == pytest.approx(np.sum(train * np.log(train / (p.mean(0).numpy() + 1e-18))))
+    assert 1 < first < 41.5 and second == 0 and am_terms(p, q)[0] == math.inf
+    soft = logits(60, 5, seed=1).softmax(1)
+    assert am_terms(soft, q, floor=1e-18) == pytest.approx(am_terms(soft, q))
+
+
+@pytest.mark.parametrize("how", SUMS)
+def test_sensitivity_equals_finite_differences(how):
+    G = Generator(32, 3, width=0.04, z_dim=5).double().eval()
+    z, labels = torch.randn(2, 5, generator=rng(1), dtype=torch.float64), torch.tensor([0, 2])
+    with torch.no_grad():
+        columns = [(G(z + step, labels) - G(z - step, labels)).flatten(1) / 2e-5 for step in 1e-5 * torch.eye(5, dtype=torch.float64)]
+    J = torch.stack(columns, 2)                                                             # N,pixels,Z
+    expected = {"entries": J.abs().sum((1, 2)), "total": J.sum(1).abs().sum(1), "root": J.square().sum((1, 2)).sqrt()}[how]
+    torch.testing.assert_close(latent_sensitivity(lambda z: G(z, labels), z, how), expected, rtol=1e-5, atol=1e-7)
+    one = latent_sensitivity(lambda z: G(z, labels[:1]), z[:1], how)
+    torch.testing.assert_close(one, expected[:1], rtol=1e-5, atol=1e-7)
 
 
 def test_accuracy():

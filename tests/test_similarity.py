@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from acgan import similarity
 from acgan.config import UserError
-from acgan.similarity import (L1_FORMS, all_pairs, draw_pairs, l1, l1_form, pair_terms_sum_diff, mean_ms_ssim, moments, ms_ssim,
+from acgan.similarity import (L1_FORMS, all_pairs, draw_pairs, l1, l1_form, largest_ms_ssim, pair_terms_sum_diff, mean_ms_ssim, moments, ms_ssim,
                               ms_ssim_3, ms_ssim_distance, nearest, pair_error, pair_scores, pair_terms)
 
 C1, C2 = 6.5025, 58.5225
@@ -157,6 +157,23 @@ def test_class_means():
     order = torch.arange(24).view(2, 12).T.flatten()                                        # the classes interleaved
     assert some == mean_ms_ssim(images[order], labels[order], pairs=20, seed=1)
     assert some[0] == mean_ms_ssim(images[:12], labels[:12], pairs=20, seed=1)[0]            # a class alone draws the same pairs
+
+
+def test_largest_class_mean_of_the_authors_equals_plain_float64():
+    """The first ten images of each class in the order of the file, five mirrored pairs, |sigma_12|; later images play no part."""
+    images, labels = natural(36, 32, 8, alike=0.3), torch.arange(3).repeat(12)
+    images[labels == 1] = natural(12, 32, 9, alike=0.9)
+    expected = []
+    for k in range(3):
+        ten = images[labels == k][:10]
+        expected.append(np.mean([score(plain(ten[i], ten[9 - i], absolute=True)) for i in range(5)]))
+    value, which = largest_ms_ssim(images, labels, "zhou2018")
+    assert which == 1 == int(np.argmax(expected))
+    assert value == pytest.approx(max(expected), abs=1e-12)
+    images[-1] = 255 - images[-1]
+    assert largest_ms_ssim(images, labels, "zhou2018") == (value, which)
+    every = {k: ms_ssim(*(images[labels == k][torch.triu_indices(12, 12, 1)[side]] for side in (0, 1))).mean().item() for k in range(3)}
+    assert largest_ms_ssim(images, labels, pairs="all")[0] == pytest.approx(max(every.values()))
 
 
 def test_pairs_are_uniform():
