@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REPORT_MODELS', 'PER_EPOCH', 'READINGS', 'REPORT_TABLES', 'REPORT_SETTINGS', 'ReportModel', 'report_weights',
-           'report_member', 'report_rows', 'unpadded_sides', 'report_differences']
+           'report_member', 'report_rows', 'unpadded_sides', 'report_differences', 'table_1', 'table_1_errors']
 
 # %% ../nbs/04a_report_presets.ipynb #476ae5f8
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .config import choose
-from .models import describe
+from .models import as_printed, describe, Discriminator, Generator
 from .training import filled, GANConfig
 
 # %% ../nbs/04a_report_presets.ipynb #8d5484a5
@@ -109,3 +109,37 @@ def report_differences(gan: GANConfig, model: str, reading: str = "code") -> dic
     if found.pop("continues", None) and gan.continues.get("step") != usual.continues.get("step"):
         found["continues"] = gan.continues.get("step")
     return found
+
+# %% ../nbs/04a_report_presets.ipynb #00ab0547
+def table_1() -> list[dict]:
+    """The rows of Table 1 read back from full-size networks: network, kernel, stride, padding,
+    maps, bn, dropout, nonlinearity, output, parameters."""
+    rows = []
+    for model in ("Model 1", "Model 3"):
+        one = REPORT_MODELS[model]
+        for net in (Generator(one.resolution, spec=one.spec),
+                    Discriminator(one.resolution, spec=one.spec)):
+            who = f"{type(net).__name__[0]} of {model}"
+            for printed, built in zip(report_rows(net), as_printed(describe(net)), strict=True):
+                names = ("kernel", "stride", "padding", "maps", "bn", "dropout", "nonlinearity")
+                row = {name: built[name] for name in ("output", "parameters")}
+                rows.append({"network": who} | dict(zip(names, printed)) | row)
+    return rows
+
+# %% ../nbs/04a_report_presets.ipynb #57785a3b
+def table_1_errors() -> list[str]:
+    """What of Table 1 and section 2.2 does not hold for the built networks, in words; [] if all
+    does."""
+    rows = table_1()
+    columns = ("kernel", "stride", "padding", "maps", "bn", "dropout", "nonlinearity")
+    found = []
+    for who, table in (("G of Model 1", "Model 1"), ("G of Model 3", "Model 3"),
+                       ("D of Model 1", "D"), ("D of Model 3", "D")):
+        mine = [tuple(row[name] for name in columns) for row in rows if row["network"] == who]
+        found += [f"{who}, row {i}: {ours}"
+                  for i, (ours, printed) in enumerate(zip(mine, REPORT_TABLES[table]), 1)
+                  if ours != printed]
+    sides = {unpadded_sides((5, 5, 5), (2, 2, 2))[-1]: 29}
+    sides |= {unpadded_sides((6, 5, 4), (2, 2, 2))[-1]: 32}
+    return found + [f"{ours} pixels instead of {said}" for ours, said in sides.items()
+                    if ours != said]

@@ -61,6 +61,10 @@ STAGES += stages_of(
     "zhou2018",
     ("equations", "00_equations", "AM-GAN's equations against the losses in use"),
     ("class_gradients", "01_class_aware_gradient", "the pulls of classes on a plane"))
+STAGES += stages_of(
+    "tay2021",
+    ("report_models", "01_models", "Models 1 to 4 of the CIFAR-10 report, by text and by code"),
+    ("report_pictures", "02_pictures", "their samples, paths and fixed noise", "report_models"))
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 
