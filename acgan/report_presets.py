@@ -127,10 +127,9 @@ def table_1() -> list[dict]:
     return rows
 
 # %% ../nbs/04a_report_presets.ipynb #57785a3b
-def table_1_errors() -> list[str]:
-    """What of Table 1 and section 2.2 does not hold for the built networks, in words; [] if all
-    does."""
-    rows = table_1()
+def table_1_errors(rows: list[dict]) -> list[str]:
+    """What of Table 1 and section 2.2 does not hold for the `rows` of `table_1`, in words; [] if
+    all does."""
     columns = ("kernel", "stride", "padding", "maps", "bn", "dropout", "nonlinearity")
     found = []
     for who, table in (("G of Model 1", "Model 1"), ("G of Model 3", "Model 3"),
