@@ -323,7 +323,7 @@ def draw_accuracy(ax, curves: dict, key: str, first: int) -> None:
                   color=grey, linestyle=":", label="published, highest")
     ax.set_title(" and ".join(names))
     ax.set_ylim(0, 100)
-    ax.legend(fontsize=6)
+    ax.get_legend().remove()
 
 # %% ../../nbs/analyses/30_report_models.ipynb #0d7da64e
 def draw_training(result):
@@ -331,6 +331,7 @@ def draw_training(result):
     fig, axes = figures.panels(columns=2, rows=2, ratio=0.62)
     for ax, (key, first) in zip(axes, [(k, i) for k in ("class", "fooled") for i in (1, 3)]):
         draw_accuracy(ax, result.numbers["curves"], key, first)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     axes[0].set_ylabel("classes of real images named (%)")
     axes[2].set_ylabel("fakes called real (%)")
     return fig
@@ -349,10 +350,13 @@ def draw_choice(result):
                        looks={"selecting": "control", "fresh samples": "fake"})
         ax.axvline(first["choice"]["step"], color=figures.COLORS["published"], linestyle=":")
         ax.set_title(f"{model}, ours")
+        ax.get_legend().remove()
     epochs = list(range(1, len(PUBLISHED_SCORES) + 1))
     figures.curves(axes[-1], {"selecting": (epochs, PUBLISHED_SCORES)}, "epoch", "",
                    looks={"selecting": "published"})
     axes[-1].set_title("Model 4, published")
+    axes[-1].get_legend().remove()
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return fig
 
 # %% ../../nbs/analyses/30_report_models.ipynb #aaaeb081

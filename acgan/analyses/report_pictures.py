@@ -12,7 +12,6 @@ from statistics import fmean
 
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from .. import classifiers, figures, latent, nulls
 from .result import Figure, Result, evidence_of
