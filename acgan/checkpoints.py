@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HASH_STEP', 'state_dict', 'strip_prefix', 'restore_adam', 'restore', 'write_checkpoint', 'read_state',
            'read_checkpoint', 'Sampler', 'Run', 'read_networks', 'read_log', 'content_digest', 'steps_in', 'open_run',
-           'Schedule', 'check_schedule', 'parameter_hash', 'log_line', 'check_finite', 'append_line', 'claim_config',
-           'prepare_run_dir', 'empty_run_dir', 'save_and_prune', 'print_warnings', 'write_log', 'RunSession']
+           'Schedule', 'check_schedule', 'parameter_hash', 'lineage', 'log_line', 'check_finite', 'append_line',
+           'claim_config', 'prepare_run_dir', 'empty_run_dir', 'save_and_prune', 'print_warnings', 'write_log',
+           'inherit', 'RunSession']
 
 # %% ../nbs/05_checkpoints.ipynb #c08061a7
 import contextlib
@@ -26,7 +27,7 @@ from .config import (atomic_folder, derive_seed, fingerprint, pick_device, to_js
                           provenance, read_json, UserError, write_bytes, write_json)
 from .data import class_index, ImageSet
 from .training import (FORMAT, METRICS, build, difference, GANConfig, generate,
-                            read_run_config, RunConfig, TrainState)
+                            parent_of, read_run_config, RunConfig, TrainState)
 
 # %% ../nbs/05_checkpoints.ipynb #8eca232d
 def state_dict(t: TrainState) -> dict[str, torch.Tensor]:
@@ -344,6 +345,15 @@ def parameter_hash(t):
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
+# %% ../nbs/05_checkpoints.ipynb #4a995559
+def lineage(config: RunConfig) -> dict:
+    """{'continues': {'run': id of the parent, 'step': its step}} for the RunConfig of a continued
+    run, else {}."""
+    parent = parent_of(config)
+    if parent is None:
+        return {}
+    return {"continues": {"run": parent.id, "step": config.gan.continues["step"]}}
+
 # %% ../nbs/05_checkpoints.ipynb #8a5c8d38
 def log_line(t, table, seconds, probe=None):
     """One line of the log for the steps in `table` [n,10], as a dictionary. `probe(t)` may add
@@ -352,6 +362,7 @@ def log_line(t, table, seconds, probe=None):
     line = {"step": t.step, "steps": len(table), "seconds": round(seconds, 4),
             "images_per_second": round(len(table) * t.gan.batch / seconds, 2),
             **{name: round(value, 6) for name, value in means}}
+    line |= lineage(t.config)
     if t.step == HASH_STEP:
         line["parameters_sha256"] = parameter_hash(t)
     if probe is not None:
@@ -451,6 +462,26 @@ def write_log(folder, t, table, seconds, schedule, last=0):
     append_line(Path(folder) / "log.jsonl", line)
     return line
 
+# %% ../nbs/05_checkpoints.ipynb #6419e212
+def inherit(t: TrainState, runs: str | Path) -> TrainState:
+    """Put the networks of the run that TrainState `t` continues, a folder in `runs`, into `t`.
+    UserError when that checkpoint is not there, is damaged, or has other networks."""
+    parent = parent_of(t.config)
+    step = t.gan.continues["step"]
+    path = Path(runs) / parent.id / f"step-{step:08d}"
+    if not path.is_dir():
+        raise UserError(f"run {t.config.id} continues run {parent.id} at step {step:,}, which is "
+                        "not there: train that first")
+    tensors, _ = read_checkpoint(path, parent.id)
+    try:
+        for name, net in (("G", t.G), ("D", t.D), ("ema" if parent.gan.ema else "G", t.ema)):
+            if net is not None:
+                net.load_state_dict(strip_prefix(tensors, name))
+    except RuntimeError as error:
+        raise UserError(f"run {t.config.id} cannot continue run {parent.id}: "
+                        f"{' '.join(str(error).split())[:200]}") from None
+    return t
+
 # %% ../nbs/05_checkpoints.ipynb #eaecf52c
 class RunSession:
     """One member under way in `folder` on a Schedule. Each of the schedule's goals will be kept."""
@@ -482,6 +513,8 @@ class RunSession:
         if self.last:
             restore(self.t,
                     read_checkpoint(self.folder / f"step-{self.last:08d}", self.config.id)[0])
+        elif self.config.gan.continues:
+            inherit(self.t, self.folder.parent)
 
     def receive(self, table: torch.Tensor, seconds: float):
         """Take in the METRICS `table` [n,10] of steps just made, and their `seconds`. UserError if

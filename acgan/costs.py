@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SHAPE', 'SHARE', 'set_size', 'step_flops', 'kept_bytes', 'activation_bytes', 'facts', 'facts_of', 'memory_bytes',
            'checkpoint_bytes', 'timed', 'spread', 'products', 'matrix_rate', 'noise_images', 'kind_of', 'machine',
-           'read_run', 'logged', 'time_member', 'estimate', 'Speed', 'OtherSpeed', 'members_in', 'made_of',
-           'member_cost', 'member_costs', 'part_cost', 'cut', 'piece_of', 'pieces', 'image_sets', 'part_costs',
-           'total_of', 'plan_costs', 'amount', 'duration', 'row_words', 'table_of', 'total_line', 'speed_lines',
-           'piece_lines', 'text_of']
+           'read_run', 'logged', 'time_member', 'estimate', 'Speed', 'OtherSpeed', 'member_key', 'members_in',
+           'made_of', 'member_cost', 'member_costs', 'part_cost', 'cut', 'piece_of', 'pieces', 'image_sets',
+           'part_costs', 'total_of', 'plan_costs', 'amount', 'duration', 'row_words', 'table_of', 'total_line',
+           'speed_lines', 'piece_lines', 'text_of']
 
 # %% ../nbs/14_costs.ipynb #733d2d28
 import contextlib
@@ -314,20 +314,25 @@ class OtherSpeed:
         """{rate, by, text}, the same for every member."""
         return {"rate": self.rate, "by": "estimate", "text": self.text}
 
+# %% ../nbs/14_costs.ipynb #2d388863
+def member_key(settings, part, member, K):
+    """12 hexadecimal digits of what a GANConfig becomes in a profile's part: equal for equal
+    configs on the same set of `K` classes, asked for equally many steps."""
+    p = part_of(settings, part)
+    about = settings["images"] | p["images"]
+    source = {name: value for name, value in about.items() if name != "root" and value is not None}
+    chosen = list(range(K) if member.classes is None else member.classes)
+    settings_of = asdict(filled(member, about["resolution"])) | {"classes": chosen}
+    return fingerprint(source, settings_of, p["steps"])
+
 # %% ../nbs/14_costs.ipynb #37db05a3
 def members_in(settings, part):
     """[(name, GANConfig, key)] of a profile's part; equal keys are equal configs, asked for equally
     many steps."""
-    p = part_of(settings, part)
-    about = settings["images"] | p["images"]
-    K = set_size(about)[0]
-    source = {name: value for name, value in about.items() if name != "root" and value is not None}
-    found = []
-    for name, member in named_members(settings, part, [f"{k:05d}" for k in range(K)]).items():
-        chosen = list(range(K) if member.classes is None else member.classes)
-        settings_of = asdict(filled(member, about["resolution"])) | {"classes": chosen}
-        found.append((name, member, fingerprint(source, settings_of, p["steps"])))
-    return found
+    K = set_size(settings["images"] | part_of(settings, part)["images"])[0]
+    members = named_members(settings, part, [f"{k:05d}" for k in range(K)])
+    return [(name, member, member_key(settings, part, member, K))
+            for name, member in members.items()]
 
 # %% ../nbs/14_costs.ipynb #4c3fe4be
 def made_of(settings, part):

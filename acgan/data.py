@@ -8,9 +8,9 @@ __all__ = ['SUFFIXES', 'CIFAR_CLASSES', 'Archive', 'IMAGENETTE', 'TINY_IMAGENET'
            'check_int', 'draw_block', 'draw_all', 'blossoms', 'DataSet', 'entries', 'image_files', 'class_folders',
            'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'center_crop_resize', 'decode',
            'wait_for_lock', 'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images',
-           'cifar_batches', 'unpack', 'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'load', 'grow_group',
-           'group_by_features', 'class_splits', 'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches',
-           'batches_state', 'restore_batches']
+           'cifar_batches', 'unpack', 'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'enlarged', 'smaller',
+           'shrunk', 'load', 'grow_group', 'group_by_features', 'class_splits', 'check_splits', 'save_splits',
+           'load_splits', 'hide_labels', 'Batches', 'batches_state', 'restore_batches']
 
 # %% ../nbs/01_data.ipynb #8335c0b5
 import fcntl
@@ -581,18 +581,52 @@ def root_of(name: str, root: Path | str | None = None) -> tuple[str, Path]:
                         "images")
     return name, work_root() / name
 
+# %% ../nbs/01_data.ipynb #42aa15b0
+def enlarged(images: ImageSet, times: int) -> ImageSet:
+    """The ImageSet with each pixel repeated `times` along both sides: nearest-neighbour
+    interpolation, uint8 [N,3,R,R] -> [N,3,times*R,times*R] (CIFAR-10 report, section 2.4)."""
+    times = check_int(times, 1, 64, "enlarge")
+    pixels = images.images.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    return replace(images, images=pixels,
+                   fingerprint=fingerprint(images.fingerprint, "enlarged", times))
+
+# %% ../nbs/01_data.ipynb #9670f4c9
+def smaller(side: int, times: int) -> int:
+    """`side` / `times`. UserError unless that is a whole number above 0."""
+    times = check_int(times, 1, 64, "enlarge")
+    if side % times:
+        raise UserError(f"{side} pixels are no multiple of {times}: no image can be "
+                        "enlarged to that size so")
+    return side // times
+
+# %% ../nbs/01_data.ipynb #f94e9591
+def shrunk(images: torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 [N,3,R,R] -> uint8 [N,3,side,side]: means over squares, rounded. For R = 2 side this is
+    bilinear interpolation without aligned corners (CIFAR-10 report, section 2.5). UserError unless
+    R is a multiple of `side`."""
+    times, rest = divmod(images.shape[-1], side)
+    if rest:
+        raise UserError(f"{images.shape[-1]} pixels are no multiple of {side}")
+    means = torch.nn.functional.avg_pool2d(images.float(), times)
+    return means.round().to(torch.uint8)
+
 # %% ../nbs/01_data.ipynb #38580584
 def load(name: str, split: str = "train", resolution: int = 32, root: Path | str | None = None,
          n_classes: int | None = None, per_class: int | None = None, seed: int = 0,
-         download: bool = True, holdout: float = 0.1) -> ImageSet:
+         download: bool = True, holdout: float = 0.1, enlarge: int = 1) -> ImageSet:
     """The ImageSet `name`, one of DATA_SETS or the path of a folder, for split 'train' or 'test' at
     R = `resolution` pixels.
 
     root: where the images are (default: a folder of that name in the work folder). n_classes: the
     first so many by name. per_class: the first so many of each class. seed: which flowers, for
     'blossoms'. holdout: the share of each class that is the test split of a plain folder that has
-    none; 0 refuses instead. UserError names whatever is wrong."""
+    none; 0 refuses instead. enlarge: how often each pixel is repeated along a side, see
+    `enlarged`. UserError names whatever is wrong."""
     choose(split, ("train", "test"), "split")
+    if enlarge != 1:
+        side = smaller(resolution, enlarge)
+        small = load(name, split, side, root, n_classes, per_class, seed, download, holdout)
+        return enlarged(small, enlarge)
     if name == "blossoms":
         return blossoms(10 if n_classes is None else n_classes,
                         100 if per_class is None else per_class, resolution, seed, split)

@@ -11,7 +11,7 @@ __all__ = ['ENOUGH', 'RATE', 'TRAINER', 'Job', 'remembered', 'classifier_setting
 import json
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -146,14 +146,22 @@ def training_jobs(job: ChainRequest, use: str, needs: tuple = (), shares: int = 
 
 # %% ../nbs/14c_jobs.ipynb #41654279
 def member_keys(settings: dict, part: str) -> set[str]:
-    """Keys of a part's members, equal for equal configurations on equal images whatever their
-    steps; empty when they cannot be known."""
-    from acgan.costs import members_in
+    """Keys of a part's members and of the runs that they continue, equal for equal configurations
+    on equal images whatever their steps; empty when they cannot be known."""
+    from acgan.costs import member_key, members_in, set_size
     alike = settings | {part: settings[part] | {"steps": 1}}
+    found = set()
     try:
-        return {key for _, _, key in members_in(alike, part)}
+        for _, member, key in members_in(alike, part):
+            found.add(key)
+            if member.continues:
+                given = {"continues": {}} | member.continues
+                changes = {name: value for name, value in given.items() if name != "step"}
+                K = set_size(settings["images"] | (settings[part].get("images") or {}))[0]
+                found.add(member_key(alike, part, replace(member, **changes), K))
     except config.UserError:
         return set()
+    return found
 
 # %% ../nbs/14c_jobs.ipynb #9d5b458c
 def shared_runs(settings: dict, part: str, others: list[str]) -> tuple[str, ...]:

@@ -120,7 +120,10 @@ PAPER_FIGURES = {
                  "amgan_fig8": "real images of low and high entropy",
                  "amgan_fig9": "samples of five models under two label modes (to Figure 18)",
                  "amgan_table1": "scores of six models", "amgan_table2": "MS-SSIM of four models",
-                 "amgan_table3": "Inception Scores of published models"}}
+                 "amgan_table3": "Inception Scores of published models"},
+    "tay2021": {"tay_fig1": "samples of four models", "tay_fig2": "paths between classes",
+                "tay_fig3": "z fixed over classes", "tay_table1": "the networks",
+                "tay_table2": "ResNet score and accuracy of four models"}}
 
 # %% ../nbs/13c_report.ipynb #38e58f52
 def paper_of(stage):

@@ -93,18 +93,19 @@ def draw_figures(result, study, n, part="model", seeds=(0,), each_n=None):
 
 # %% ../nbs/12a_study.ipynb #4ac872f2
 def publish(result, study: Study, n, part: str = "model", classifier=None, seeds=(0,), notes=None,
-            differs=None, each_n=None, trained_seeds=None, **facts) -> None:
+            differs=None, each_n=None, trained_seeds=None, each_facts=None, **facts) -> None:
     """Write an analysis's Result to figures/<label>: results/<name>.json, its figures, its claims.
     Prints the captions and verdicts.
 
     notes, differs: {claim: note, or what its protocol's keys do not hold}; each_n: {figure or
     claim: its own n}; trained_seeds: those of the setting, where the runs of `part` repeat a seed
-    or have derived ones; facts: for `setting`."""
+    or have derived ones; facts: for `setting`; each_facts: {claim: facts of its own}."""
     result.save(home() / "figures" / study.label / "results")
     draw_figures(result, study, n, part, seeds, each_n)
     facts |= {} if trained_seeds is None else {"seeds": list(trained_seeds)}
-    setting = study.setting(part, classifier, **facts)
+    common = study.setting(part, classifier, **facts)
     for claim, found in result.evidence().items():
+        setting = common | (each_facts or {}).get(claim, {})
         what = {"undecided": found.undecided} if found.undecided else {"evidence": found.arguments}
         print(claims.record(study.label, claim, found.ours, nulls=found.nulls, setting=setting,
                             n=(each_n or {}).get(claim, n),

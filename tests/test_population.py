@@ -80,7 +80,9 @@ ARCHITECTURES = {"plain": {}, "am-gan": {"spec": "zhou2018-conditional", "object
                                 "label_smoothing": {"real": 0.1, "fake": 0.2, "g": 0.05}}, "dynamic": {"objective": "amgan", "labels": "dynamic"},
                  "shared batch norm": {"joint_bn": True, "ema": 0.9, "noise_dist": "uniform", "bn_eps": 1e-3, "bn_momentum": 0.01},
                  "report's program": {"reuse_fakes": True, "class_loss": "linear", "lr_schedule": "linear", "lr_decay_steps": 30,
-                                      "z_dist": "uniform"}}
+                                      "z_dist": "uniform"},
+                 "report's noise": {"spec": "tay2021-1", "noise_dist": "uniform", "noise_at": "preactivations", "noise_when": "always",
+                                    "reuse_fakes": True, "class_loss": "linear", "sampling_bn": "batch"}}
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")         # vmap has no rule for weight normalisation of its own

@@ -243,3 +243,25 @@ def test_the_objectives_of_the_am_gan_appendices_train(images, tmp_path, objecti
     for line in log:
         assert line["d_loss"] == pytest.approx(sum(line[name] for name in METRICS[2:6]), rel=1e-4)
     assert run.step == 4 and (log[-1]["source_real"] > 0) == (objective != "catgan")
+
+
+def test_a_run_goes_on_from_another_with_changed_settings(images, tmp_path):
+    """The child trains from the parent's weights, in one call or in another, and its log says whose child it is."""
+    parent = replace(SMALL, loss_weights={"d_class_real": 2.0})
+    child = replace(parent, lr_g=1e-12, lr_d=1e-12, loss_weights={"d_class_real": 10.0},
+                    continues={"step": 4, "lr_g": 2e-4, "lr_d": 2e-4, "loss_weights": {"d_class_real": 2.0}})
+    with pytest.raises(UserError, match="at step 4, which is not there: train that first"):
+        train(child, images, 4, "cpu", tmp_path)
+    old, new = train([parent, child], images, 4, "cpu", tmp_path)
+    assert new.id == run_config(child, images).id != old.id
+    assert {json.dumps(line["continues"]) for line in new.log()} == {json.dumps({"run": old.id, "step": 4})}
+    assert "continues" not in old.log()[0]
+    for net, theirs in zip(new.networks(), old.networks(), strict=True):
+        for a, b in zip(net.parameters(), theirs.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-9), "at no learning rate the parent's weights stay"
+    assert difference(run_config(child, images).to_json(), run_config(replace(child, continues={"step": 5}), images)).startswith("continues was")
+    stopped = replace(child, lr_g=1e-4)
+    train(stopped, images, Schedule(2, checkpoint_every=2), "cpu", tmp_path)
+    later, = train(stopped, images, Schedule(4, checkpoint_every=2), "cpu", tmp_path)
+    whole, = train(stopped, images, 4, "cpu", tmp_path, resume=False)
+    assert later.log()[-1]["step"] == 4 and whole.id == later.id
