@@ -70,6 +70,8 @@ STAGES = stages_of(
      "semi_supervised", "classifier:semi_supervised"),
     ("ablation", "13_ablation", "what each open switch of the tables is worth", "ablation",
      "classifier:ablation"))
+
+# %% ../nbs/13_stages.ipynb #f476b72b
 STAGES += stages_of(
     "zhou2018",
     ("equations", "00_equations", "AM-GAN's equations against the losses in use"),
@@ -80,6 +82,8 @@ STAGES += stages_of(
      "classifier_densenet:model", "classifier:model"),
     ("amgan_table", "04_table1", "seven models with labels from D and fixed ones",
      "amgan_table", "classifier:amgan_table"))
+
+# %% ../nbs/13_stages.ipynb #18c8bb43
 REPORT = tuple(f"tay_model{name}" for name in ("s", "_2", "_3", "_4"))
 STAGES += stages_of(
     "tay2021",
@@ -87,6 +91,8 @@ STAGES += stages_of(
      *REPORT, "classifier:tay_models"),
     ("report_pictures", "02_pictures", "their samples, paths and fixed noise", *REPORT,
      "classifier:tay_models"))
+
+# %% ../nbs/13_stages.ipynb #2e1909f4
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
 
