@@ -501,6 +501,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list | None = None) -> int:
     """Run the `acgan` command with `argv` (default: the process's); returns the exit code."""
     args = parser().parse_args(argv)
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         return args.run(args) or 0
     except UserError as error:

@@ -52,16 +52,17 @@ def chain_summary(jobs: pd.DataFrame) -> dict[str, float]:
 # %% ../nbs/14f_timeline.ipynb #4dd05bda
 def draw_timeline(jobs: pd.DataFrame) -> matplotlib.figure.Figure:
     """A figure of `chain_jobs`: a lane for each core, a bar for each job."""
-    fig, (ax,) = panels(1, ratio=0.1 + 0.1 * (jobs.core.max() + 1))
+    fig, (ax,) = panels(1, ratio=0.08 + 0.14 * (jobs.core.max() + 1))
     end = (jobs.start + jobs.seconds).max()
-    for kind, series in (("training", "real"), ("study", "fake")):
+    for kind, series in (("training", 0), ("study", 1)):
         some = jobs[jobs.kind == kind]
-        ax.barh(some.core, some.seconds, left=some.start, height=0.8, label=kind,
+        ax.barh(some.core, some.seconds, left=some.start, height=0.92, label=kind,
                 color=look(series)["color"], edgecolor="white", linewidth=0.5)
     for row in jobs.itertuples():
-        if row.seconds > 0.012 * len(row.job) * end:
-            ax.annotate(row.job.removeprefix("train-"), (row.start + row.seconds / 2, row.core),
-                        ha="center", va="center", fontsize=5, color="white")
+        if row.seconds > 0.012 * end:
+            name = row.job.removeprefix("train-").replace("classifier", "C")
+            ax.annotate(name[:18], (row.start + row.seconds / 2, row.core),
+                        ha="center", va="center", fontsize=4.5, color="white", rotation=90)
     ax.set(xlabel="seconds", ylabel="core", yticks=range(int(jobs.core.max()) + 1), xlim=(0, end))
     ax.invert_yaxis()
     fig.legend(loc="outside upper right", ncols=2)
