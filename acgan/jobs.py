@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ENOUGH', 'RATE', 'TRAINER', 'Job', 'remembered', 'classifier_settings', 'classifier_key', 'deal', 'groups_of',
-           'member_groups', 'training_jobs', 'member_keys', 'shared_runs', 'trainings', 'jobs_of', 'time_to_end',
-           'train_use', 'work']
+           'member_groups', 'training_jobs', 'member_keys', 'shared_runs', 'first_names', 'trainings', 'jobs_of',
+           'time_to_end', 'train_use', 'work']
 
 # %% ../nbs/14c_jobs.ipynb #8ff6df22
 import json
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -148,17 +148,14 @@ def training_jobs(job: ChainRequest, use: str, needs: tuple = (), shares: int = 
 def member_keys(settings: dict, part: str) -> set[str]:
     """Keys of a part's members and of the runs that they continue, equal for equal configurations
     on equal images whatever their steps; empty when they cannot be known."""
-    from acgan.costs import member_key, members_in, set_size
+    from acgan import costs, training
     alike = settings | {part: settings[part] | {"steps": 1}}
     found = set()
     try:
-        for _, member, key in members_in(alike, part):
-            found.add(key)
-            if member.continues:
-                given = {"continues": {}} | member.continues
-                changes = {name: value for name, value in given.items() if name != "step"}
-                K = set_size(settings["images"] | (settings[part].get("images") or {}))[0]
-                found.add(member_key(alike, part, replace(member, **changes), K))
+        K = costs.set_size(settings["images"] | (settings[part].get("images") or {}))[0]
+        for _, member, key in costs.members_in(alike, part):
+            parent = training.parent_gan(member)
+            found |= {key, costs.member_key(alike, part, parent or member, K)}
     except config.UserError:
         return set()
     return found
@@ -171,32 +168,37 @@ def shared_runs(settings: dict, part: str, others: list[str]) -> tuple[str, ...]
     known = {other: member_keys(settings, other) for other in others}
     return tuple(name for name, keys in known.items() if not own or not keys or own & keys)
 
+# %% ../nbs/14c_jobs.ipynb #8e1ae3d3
+def first_names(settings: dict, uses: list[str]) -> dict[str, str]:
+    """{classifier: the first of `uses` that is equal to it} for those of `uses` that name a
+    classifier which is trained here."""
+    keys = {use: classifier_key(settings, use) for use in uses if ":" in use}
+    first = {key: use for use, key in reversed(keys.items())}
+    return {use: first[key] for use, key in keys.items() if key is not None}
+
 # %% ../nbs/14c_jobs.ipynb #2d9b2e73
-def trainings(job: ChainRequest, stages: list[Stage]) -> dict[str, tuple]:
-    """{use: the uses before it} of what has to be trained for `stages`, classifiers once under
-    their first name."""
+def trainings(job: ChainRequest, stages: list[Stage]) -> tuple[dict[str, tuple], dict[str, str]]:
+    """({use: the uses before it} of what has to be trained for `stages`, `first_names` of their
+    classifiers)."""
     uses = dict.fromkeys(use for stage in stages for use in uses_of(job, stage))
-    wanted = [use for use in uses if ":" in use]
-    probes = {use: f"probe:{use}" for use in uses if ":" not in use}
-    first = {}
-    for use in (*wanted, *probes.values()):
-        key = classifier_key(job.settings, use)
-        if key is not None:
-            first.setdefault(key, use)
-    due = {use: () for use in first.values() if why_train(job, use)}
-    for use, probe in probes.items():
-        judge = first.get(classifier_key(job.settings, probe))
-        if why_train(job, use):
-            parts = [name for name in due if ":" not in name]
-            due[use] = (*([judge] if judge in due else []), *shared_runs(job.settings, use, parts))
-    return due
+    parts = [use for use in uses if ":" not in use]
+    first = first_names(job.settings, [*uses, *(f"probe:{part}" for part in parts)])
+    due = {use: () for use in dict.fromkeys(first.values()) if why_train(job, use)}
+    begun = []
+    for part in parts:
+        if why_train(job, part):
+            judge = first.get(f"probe:{part}")
+            due[part] = (*([judge] if judge in due else []),
+                         *shared_runs(job.settings, part, begun))
+            begun.append(part)
+    return due, first
 
 # %% ../nbs/14c_jobs.ipynb #0189846c
 def jobs_of(job: ChainRequest, stages: list[Stage], shares: int = 1,
             device: str = "cpu") -> list[Job]:
     """The Jobs of `stages` that have to run and of what must be trained for them. `shares`: see
     `member_groups`."""
-    due = trainings(job, stages)
+    due, first = trainings(job, stages)
     made = {}
     for use, before in due.items():
         needs = tuple(one.id for name in before for one in made[name])
@@ -204,8 +206,8 @@ def jobs_of(job: ChainRequest, stages: list[Stage], shares: int = 1,
     ids = {stage.id for stage in stages}
     found = [one for jobs in made.values() for one in jobs]
     for stage in stages:
-        uses = [use for use in due if use in uses_of(job, stage) or (":" in use and stage.uses)]
-        needs = [*(one.id for use in uses for one in made[use]),
+        uses = dict.fromkeys(first.get(use, use) for use in uses_of(job, stage))
+        needs = [*(one.id for use in uses for one in made.get(use, ())),
                  *(name for name in stage.needs + stage.after if name in ids)]
         found.append(Job(stage.id, stage.makes, tuple(needs), stage,
                          **remembered(job.stamp(stage.id), stage.id, 10.0, 9e8)))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'FORMAT', 'METRICS', 'check_continuation', 'ReportSwitches', 'WeightSettings', 'GANConfig',
-           'check_gan_config', 'filled', 'RunConfig', 'run_config', 'parent_of', 'build', 'working_dtype', 'adam',
-           'batches_of', 'start_from_data', 'TrainState', 'descend', 'set_learning_rates', 'terms_by_head', 'smoothing',
-           'discriminator_row', 'of_labelled', 'discriminator_step', 'update_average', 'generator_step', 'as_row',
-           'train_steps', 'among_companions', 'generate', 'read_run_config', 'difference']
+           'check_gan_config', 'filled', 'RunConfig', 'run_config', 'parent_gan', 'parent_of', 'build', 'working_dtype',
+           'adam', 'batches_of', 'start_from_data', 'TrainState', 'descend', 'set_learning_rates', 'terms_by_head',
+           'smoothing', 'discriminator_row', 'of_labelled', 'discriminator_step', 'update_average', 'generator_step',
+           'as_row', 'train_steps', 'among_companions', 'generate', 'read_run_config', 'difference']
 
 # %% ../nbs/04_training.ipynb #aa362091
 import copy
@@ -199,14 +199,17 @@ def run_config(gan: GANConfig, images: ImageSet) -> RunConfig:
               "resolution": images.resolution}
     return RunConfig(filled(gan, images.resolution), names, source)
 
+# %% ../nbs/04_training.ipynb #2bbcab2f
+def parent_gan(gan: GANConfig) -> GANConfig | None:
+    """The GANConfig of the run that one with the GANConfig `gan` continues, or None."""
+    changes = {"continues": {}} | gan.continues
+    return replace(gan, **changes) if changes.pop("step", None) else None
+
 # %% ../nbs/04_training.ipynb #b4bc940f
 def parent_of(config: RunConfig) -> RunConfig | None:
     """The `RunConfig` of the run that the RunConfig `config` continues, or None."""
-    changes = {"continues": {}} | config.gan.continues
-    if not changes.pop("step", None):
-        return None
-    gan = replace(config.gan, **changes)
-    return RunConfig(filled(gan, config.resolution), config.classes, config.images)
+    gan = parent_gan(config.gan)
+    return gan and RunConfig(filled(gan, config.resolution), config.classes, config.images)
 
 # %% ../nbs/04_training.ipynb #8d1aaa60
 def build(config: RunConfig) -> tuple[Generator, Discriminator]:
