@@ -27,8 +27,7 @@ reproduce: $(VENV)/.acgan-$(HERE)-chain
 
 test: $(VENV)/.acgan-$(HERE)-test
 	$(ONE) $(VENV)/bin/nbdev_test --path nbs --n_workers $(CORES) --timing
-	$(ONE) $(RUN) -m pytest -q -n $(CORES) --dist loadfile -m 'not serial'
-	$(ONE) $(RUN) -m pytest -q -m serial
+	$(ONE) $(RUN) -m pytest -q -n $(CORES) --dist loadgroup
 
 lab: $(VENV)/.acgan-$(HERE)-lab
 	$(RUN) -m jupyterlab --notebook-dir='$(CURDIR)/nbs'

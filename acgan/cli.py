@@ -481,7 +481,7 @@ def checking_words(commands):
     p.add_argument("--quick", action="store_true", help="a first look in under a minute")
     shared(p, "device")
     p.add_argument("--only", action="append", default=[], metavar="PART",
-                   help="training or metrics (may be repeated)")
+                   help="training, metrics or threads (may be repeated)")
     p.add_argument("--out", default="", metavar="DIR",
                    help="write to DIR/figures/bench instead of the checkout's")
 

@@ -85,9 +85,10 @@ def papermill_command(job: ChainRequest, stage: Stage) -> list[str]:
     """The words that execute the notebook of `stage`: <folder>/executed/<id>.ipynb, with the
     parameters in <id>.yaml."""
     base = job.folder / "executed" / stage.id
-    return [sys.executable, "-m", "papermill", str(home() / "nbs" / stage.notebook),
-            str(base.with_suffix(".ipynb")), "-f", str(base.with_suffix(".yaml")), "-k", "python3",
-            "-l", "python", "--cwd", str(home()), "--progress-bar"]
+    return [sys.executable, "-c", "from acgan.kernel import papermill; papermill()",
+            str(home() / "nbs" / stage.notebook), str(base.with_suffix(".ipynb")), "-f",
+            str(base.with_suffix(".yaml")), "-k", "python3", "-l", "python", "--cwd", str(home()),
+            "--progress-bar"]
 
 # %% ../nbs/14d_runner.ipynb #ad529fb9
 def begin_stage(job: ChainRequest, stage: Stage) -> tuple[list[str], dict]:

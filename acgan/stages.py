@@ -81,6 +81,8 @@ STAGES += stages_of(
     ("am_score", "03_am_score", "AM score while training, and planted losses", "model",
      "classifier_densenet:model", "classifier:model"),
     ("amgan_table", "04_table1", "seven models with labels from D and fixed ones",
+     "amgan_table", "classifier:amgan_table"),
+    ("learning_curves", "05_learning_curves", "both scores while training, and samples",
      "amgan_table", "classifier:amgan_table"))
 
 # %% ../nbs/13_stages.ipynb #18c8bb43

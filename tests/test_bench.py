@@ -14,7 +14,8 @@ from acgan.populations import Population
 from acgan.training import GANConfig, TrainState, run_config
 
 TINY = {"training": [[32, 0.05, [1, 2]]], "forms": ["loop", "grouped"], "rounds": 1, "least": 2, "budget": 0, "batch": 8,
-        "sizes": [64], "copy": 2**20, "side": 32, "pairs": 3, "class_images": 4, "l1": [[8, 2, 30]], "rows": 200, "columns": 10}
+        "sizes": [64], "copy": 2**20, "side": 32, "pairs": 3, "class_images": 4, "l1": [[8, 2, 30]], "rows": 200, "columns": 10,
+        "threads": [[0.05, 4]]}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -63,8 +64,8 @@ def test_plain_loop_learns():
 
 def test_files(run):
     report, folder = run
-    assert {p.name for p in folder.iterdir()} == {"bench.json", "training.csv", "metrics.csv", "growth.png", "growth.svg", "cost.png",
-                                                  "cost.svg"}
+    assert {p.name for p in folder.iterdir()} == {"bench.json", "training.csv", "metrics.csv", "threads.csv", "growth.png", "growth.svg",
+                                                  "cost.png", "cost.svg"}
     saved = json.loads((folder / "bench.json").read_text())
     assert saved["training"]["hardware"]["torch"] == torch.__version__ and saved["training"]["rates"]["matrix"]["flops"] > 0
     assert {row["form"] for row in saved["training"]["rows"]} == {"eager", "eager, fresh fakes", "loop", "grouped"}
