@@ -9,8 +9,8 @@ __all__ = ['OTHERS', 'EAGER', 'FUSED', 'SETTINGS', 'COLUMNS', 'PARTS', 'POLICIES
            'training_row', 'bench_training', 'training_line', 'metric_row', 'depthwise_means', 'depthwise_ms_ssim',
            'near_pairs', 'ms_ssim_libraries', 'pair_rows', 'ms_ssim_rows', 'faiss_ways', 'l1_rows', 'score_rows',
            'table', 'factor_axes', 'by_size', 'growth_panel', 'draw_growth', 'memory_panel', 'share_marks',
-           'share_panel', 'draw_cost', 'save', 'choose_settings', 'about_machine', 'main', 'step_seconds', 'neighbour',
-           'threads_here', 'bench_threads', 'bench_metrics']
+           'share_panel', 'draw_cost', 'save', 'choose_settings', 'about_machine', 'step_seconds', 'neighbour',
+           'threads_here', 'bench_threads', 'main', 'bench_metrics']
 
 # %% ../nbs/15_bench.ipynb #f334f725
 import ctypes
@@ -689,31 +689,6 @@ def about_machine(device, settings):
               flush=True)
     return {"hardware": seen, "settings": settings, "rates": rates, "load": load}
 
-# %% ../nbs/15_bench.ipynb #473d1443
-def main(device: str = "auto", quick: bool = False, out=None, only=None, settings=None) -> dict:
-    """Measure this machine and write figures/bench/<device>/ (below `out` or the checkout). Returns
-    the report. `only`: names in PARTS; `settings`: changes to those of SETTINGS. UserError for an
-    unknown device, part or setting."""
-    device = pick_device(device)
-    parts = [choose(part, PARTS, "part") for part in only or PARTS]
-    settings = choose_settings(device, quick, settings)
-    began = time.perf_counter()
-    folder = Path(out or home()) / "figures" / "bench"
-    folder /= device_folder(device) + ("-quick" if quick else "")
-    old = folder / "bench.json"
-    report = read_json(old) if len(parts) < len(PARTS) and old.is_file() else {}
-    about = about_machine(device, settings) | {"quick": quick}
-    say = partial(print, flush=True)
-    for part in parts:
-        start = time.perf_counter()
-        rows = (bench_training(settings, about["rates"], device, say) if part == "training" else
-                bench_threads(settings, say) if part == "threads" else
-                bench_metrics(settings, device, say))
-        report[part] = about | {"rows": rows, "minutes": (time.perf_counter() - start) / 60}
-    save(report, folder)
-    print(f"{(time.perf_counter() - began) / 60:.1f} minutes; written to {folder}")
-    return report
-
 # %% ../nbs/15_bench.ipynb #878b220d
 def step_seconds(width: float, batch: int, threads: int, least: int = 5,
                  budget: float = 2.0) -> list[float]:
@@ -772,6 +747,31 @@ def bench_threads(settings: dict, say=print) -> list[dict]:
             f"{row['policy']:<11}, neighbour {row['neighbour']:<4} "
             f"{1e3 * row['seconds']:>8.1f} ms a step")
     return rows
+
+# %% ../nbs/15_bench.ipynb #473d1443
+def main(device: str = "auto", quick: bool = False, out=None, only=None, settings=None) -> dict:
+    """Measure this machine and write figures/bench/<device>/ (below `out` or the checkout). Returns
+    the report. `only`: names in PARTS; `settings`: changes to those of SETTINGS. UserError for an
+    unknown device, part or setting."""
+    device = pick_device(device)
+    parts = [choose(part, PARTS, "part") for part in only or PARTS]
+    settings = choose_settings(device, quick, settings)
+    began = time.perf_counter()
+    folder = Path(out or home()) / "figures" / "bench"
+    folder /= device_folder(device) + ("-quick" if quick else "")
+    old = folder / "bench.json"
+    report = read_json(old) if len(parts) < len(PARTS) and old.is_file() else {}
+    about = about_machine(device, settings) | {"quick": quick}
+    say = partial(print, flush=True)
+    for part in parts:
+        start = time.perf_counter()
+        rows = (bench_training(settings, about["rates"], device, say) if part == "training" else
+                bench_threads(settings, say) if part == "threads" else
+                bench_metrics(settings, device, say))
+        report[part] = about | {"rows": rows, "minutes": (time.perf_counter() - start) / 60}
+    save(report, folder)
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes; written to {folder}")
+    return report
 
 # %% ../nbs/15_bench.ipynb #d2a36e7c
 def bench_metrics(settings, device="cpu", say=print):
