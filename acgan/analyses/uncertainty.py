@@ -170,11 +170,11 @@ def draw_correlation(result: Result):
     parts = of_correlation(result, first)["parts"]
     for name, part in parts.items():
         x, y, _ = columns(result, first, *name.split(", "))
-        plain = stats.jackknife(lambda a, b: np.corrcoef(a, b)[0, 1], [x.ravel(), y.ravel()],
+        for label, pair, series in ((name, [x.ravel(), y.ravel()], "control"),
+                                    ("difficulty out", [part["x"], part["y"]], "fake")):
+            z = stats.jackknife(lambda a, b: np.arctanh(np.corrcoef(a, b)[0, 1]), pair,
                                 part["clusters"])
-        clean = stats.jackknife(lambda a, b: np.corrcoef(a, b)[0, 1], [part["x"], part["y"]],
-                                part["clusters"])
-        rows += [(name, *plain[:3], "control"), ("difficulty out", *clean[:3], "fake")]
+            rows.append((label, *np.tanh(z[:3]), series))
     figures.points(axes[0], rows, "r of accuracy and likeness")
     axes[0].axvline(0, color=figures.COLORS["published"], linestyle=":", linewidth=1)
     one = next(iter(parts.values()))
