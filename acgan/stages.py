@@ -94,6 +94,16 @@ STAGES += stages_of(
     ("report_pictures", "02_pictures", "their samples, paths and fixed noise", *REPORT,
      "classifier:tay_models"))
 
+# %% ../nbs/13_stages.ipynb #a1c40e02
+STAGES += stages_of(
+    "critique",
+    ("copies", "01_neighbours", "planted copies under three distances", *CHOSEN),
+    ("latent_meaning", "02_latent_independence", "one z through alike and unlike classes", *CHOSEN),
+    ("pair_counts", "05_msssim_cost", "100 pairs against all of them", "classifier:{part}"),
+    ("uncertainty", "08_uncertainty", "differences and correlations over units", "{part}",
+     "classifier:{part}", "classifier_densenet:{part}", "{big}", "classifier_full_res:{big}",
+     "baseline", "classifier:baseline"))
+
 # %% ../nbs/13_stages.ipynb #2e1909f4
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
