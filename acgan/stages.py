@@ -92,6 +92,15 @@ STAGES += stages_of(
     ("report_pictures", "02_pictures", "their samples, paths and fixed noise", *REPORT,
      "classifier:tay_models"))
 
+# %% ../nbs/13_stages.ipynb #ca632293
+STAGES += stages_of(
+    "critique",
+    ("components", "06_component_ablation", "the label to G and the classifier in D, apart",
+     "critique_components", "classifier_judge:critique_components",
+     "classifier_namer:critique_components", "critique_large", "{large_judge}:critique_large"),
+    ("loss_mixing", "07_loss_mixing", "mixtures of the source term and the class term",
+     "critique_weights", "classifier_judge:critique_weights"))
+
 # %% ../nbs/13_stages.ipynb #2e1909f4
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
