@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'PUBLISHED_WEIGHTS', 'LOSS_WEIGHTS', 'mean_over', 'source_loss', 'class_loss', 'entropy_loss',
-           'balance_loss', 'Term', 'Objective', 'objective_rows', 'find_objective', 'term_loss', 'check_loss_weights',
-           'terms', 'discriminator_loss', 'generator_loss', 'closed_gradients', 'random_outputs', 'output_errors',
-           'parameter_gradients', 'parameter_errors']
+           'balance_loss', 'Term', 'Objective', 'objective_rows', 'find_objective', 'of_pairs', 'term_loss',
+           'check_loss_weights', 'terms', 'discriminator_loss', 'generator_loss', 'closed_gradients', 'random_outputs',
+           'output_errors', 'parameter_gradients', 'parameter_errors']
 
 # %% ../nbs/03_losses.ipynb #d99513fc
 from dataclasses import dataclass, replace
@@ -77,8 +77,8 @@ def balance_loss(l: torch.Tensor, s: torch.Tensor | None = None,
 @dataclass(frozen=True)
 class Term:
     """A weighted loss. `images`: real or fake, or the labelled or unlabelled ones among the
-    real. `head`: source, class or both. `target`: real, fake | own, argmax, uniform, entropy,
-    balance. `maximise` turns the term round."""
+    real. `head`: source, class, both, or pair (the source of an image with its label). `target`:
+    real, fake | own, argmax, uniform, entropy, balance. `maximise` turns the term round."""
     images: str
     head: str
     target: str
@@ -152,6 +152,15 @@ OBJECTIVES |= {
                                     (_FOOL, _OWN), "k+1"),
 }
 
+# %% ../nbs/03_losses.ipynb #e48db095
+_PAIRS = (Term("real", "pair", "real"), Term("fake", "pair", "fake"))
+OBJECTIVES |= {
+    "cgan-blind": Objective("GAN whose G is told the class; D sees images alone", _SOURCE,
+                            (_FOOL,)),
+    "cgan": Objective("conditional GAN, Mirza and Osindero 2014: D judges image and label",
+                      _PAIRS, (Term("fake", "pair", "real"),)),
+}
+
 # %% ../nbs/03_losses.ipynb #21d40cbd
 PUBLISHED_WEIGHTS = {"GAN*, the authors' program": ("gan*", {"d_class_real": 0.1}),
                      "AC-GAN*, section 7.1.2": ("acgan*", {"g_class_fake": 0.1})}
@@ -181,6 +190,14 @@ def find_objective(name: str, labels: str = "predefined") -> Objective:
             for part in (objective.d, objective.g))
     return replace(objective, d=d, g=g, conditional=False)
 
+# %% ../nbs/03_losses.ipynb #a8fec457
+def of_pairs(out: tuple, c: torch.Tensor) -> torch.Tensor:
+    """Source logits [..,B] of images with their labels: s + l_c for `out` = (s [..,B], l
+    [..,B,K]) and labels c [..,B]; s where c is -1 (projection D, Miyato and Koyama 2018)."""
+    s, l = out
+    own = l.gather(-1, c.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(c >= 0, s + own, s)
+
 # %% ../nbs/03_losses.ipynb #871a3f4a
 def term_loss(term: Term, out: tuple, c: torch.Tensor | None, kind: str = "log",
               smooth: float = 0.0) -> torch.Tensor:
@@ -189,7 +206,9 @@ def term_loss(term: Term, out: tuple, c: torch.Tensor | None, kind: str = "log",
     s, l = out
     where = {"labelled": lambda: c >= 0,
              "unlabelled": lambda: c < 0}.get(term.images, lambda: None)()
-    if term.head == "source":
+    if term.head == "pair":
+        s = of_pairs(out, c)
+    if term.head in ("source", "pair"):
         return source_loss(s, term.target == "real", smooth, where)
     if term.target == "entropy":
         return entropy_loss(l, where)
@@ -202,7 +221,8 @@ LOSS_WEIGHTS = tuple(f"{side}{name}" for side in ("", "d_", "g_")
                      for name in ("source", "class", "source_real", "source_fake", "class_real",
                                   "class_fake", "source_labelled", "source_unlabelled",
                                   "class_unlabelled", "entropy_real", "entropy_fake",
-                                  "balance_real", "balance_fake", "balance_unlabelled"))
+                                  "balance_real", "balance_fake", "balance_unlabelled", "pair_real",
+                                  "pair_fake"))
 
 
 def check_loss_weights(weights: dict) -> dict:
@@ -226,7 +246,7 @@ def terms(part: tuple, real_out: tuple | None = None, real_c: torch.Tensor | Non
     for term in part:
         out, c = (fake_out, fake_c) if term.images == "fake" else (real_out, real_c)
         share = (smooth or {}).get("fake" if term.images == "fake" else "real", 0.0)
-        head = "source" if term.head == "source" else "class"
+        head = "source" if term.head in ("source", "pair") else "class"
         factor = 1.0
         for name in (head, term.name, f"{side}_{head}", f"{side}_{term.name}"):
             factor = factor * weights.get(name, 1.0)

@@ -17,7 +17,7 @@ import torch
 
 from .config import choose, fingerprint, generator, precision, UserError
 from .data import Batches, class_index, ImageSet, to_float, to_uint8
-from .losses import check_loss_weights, find_objective, terms
+from .losses import check_loss_weights, find_objective, of_pairs, terms
 from .models import (Discriminator, draw_z, find_spec, Generator, initialise_from_data,
                           NOISE_LAWS, noise_spec, NoiseSampler, NoiseTape, sample_by_batch, SPECS)
 
@@ -357,7 +357,7 @@ def terms_by_head(parts, zero):
     sums = {}
     for name, value in parts.items():
         head, on = name.split("_")
-        column = ("source" if head == "source" else "class",
+        column = ("source" if head in ("source", "pair") else "class",
                   "fake" if on == "fake" else "real")
         sums[column] = sums[column] + value if column in sums else value
     return {f"{head}_{on}": sums.get((head, on), zero).detach()
@@ -376,10 +376,13 @@ def discriminator_row(d_loss, parts, real, c_real, fake, c):
     (source [B], class [B,K]) for real and fake images with labels c_real, c [B]. With M members,
     [M,B] and so on, {name: [M]}."""
     zero = torch.zeros_like(d_loss)
+    pairs = "pair_real" in parts
+    s_real, s_fake = ((of_pairs(real, c_real), of_pairs(fake, c)) if pairs
+                      else (real[0], fake[0]))
     right = (real[1].argmax(-1) == c_real).sum(-1)
     return {"d_loss": d_loss.detach(), **terms_by_head(parts, zero),
-            "d_real_accuracy": (real[0] > 0).float().mean(-1),
-            "d_fake_accuracy": (fake[0] < 0).float().mean(-1),
+            "d_real_accuracy": (s_real > 0).float().mean(-1),
+            "d_fake_accuracy": (s_fake < 0).float().mean(-1),
             "class_real_accuracy": right / (c_real >= 0).sum(-1).clamp(min=1),
             "class_fake_accuracy": (fake[1].argmax(-1) == c).float().mean(-1)}
 
