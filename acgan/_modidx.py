@@ -1301,6 +1301,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'acgan.data.check_splits': ('data.html#check_splits', 'acgan/data.py'),
                             'acgan.data.cifar_batches': ('data.html#cifar_batches', 'acgan/data.py'),
                             'acgan.data.cifar_images': ('data.html#cifar_images', 'acgan/data.py'),
+                            'acgan.data.class_features': ('data.html#class_features', 'acgan/data.py'),
                             'acgan.data.class_folders': ('data.html#class_folders', 'acgan/data.py'),
                             'acgan.data.class_index': ('data.html#class_index', 'acgan/data.py'),
                             'acgan.data.class_splits': ('data.html#class_splits', 'acgan/data.py'),
