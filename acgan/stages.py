@@ -92,6 +92,13 @@ STAGES += stages_of(
     ("report_pictures", "02_pictures", "their samples, paths and fixed noise", *REPORT,
      "classifier:tay_models"))
 
+# %% ../nbs/13_stages.ipynb #dfc11853
+STAGES += stages_of(
+    "critique",
+    ("split_similarity", "03_split_similarity", "alike and unlike classes in one split",
+     *(f"split_{kind}" for kind in ("similar", "contiguous", "random", "dissimilar")),
+     "classifier:split_similar"))
+
 # %% ../nbs/13_stages.ipynb #2e1909f4
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
                  after=tuple(stage.id for stage in STAGES), reads=("nbs/claims.yaml",)),)
