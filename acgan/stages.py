@@ -97,7 +97,12 @@ STAGES += stages_of(
     "critique",
     ("split_similarity", "03_split_similarity", "alike and unlike classes in one split",
      *(f"split_{kind}" for kind in ("similar", "contiguous", "random", "dissimilar")),
-     "classifier:split_similar"))
+     "classifier:split_similar"),
+    ("split_size", "04_split_size", "few images, and a GAN for each class", "gan_one_class",
+     "gan_one_class_half", "gan_one_class_quarter", "gan_ten_classes", "class_count",
+     "classifier:gan_one_class"),
+    ("resolution_controls", "09_resolution_controls", "what shrinking costs real images",
+     "full_res", "model", "half_res_matched", "classifier_full_res:full_res"))
 
 # %% ../nbs/13_stages.ipynb #2e1909f4
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",
