@@ -102,7 +102,9 @@ STAGES += stages_of(
      "gan_one_class_half", "gan_one_class_quarter", "gan_ten_classes", "class_count",
      "classifier:gan_one_class"),
     ("resolution_controls", "09_resolution_controls", "what shrinking costs real images",
-     "full_res", "model", "half_res_matched", "classifier_full_res:full_res"))
+     "full_res", "model", "half_res_matched", "classifier_full_res:full_res"),
+    ("metric_validity", "10_metric_validity", "three classifiers on the same samples", *CHOSEN,
+     "classifier_densenet:{part}"))
 
 # %% ../nbs/13_stages.ipynb #2e1909f4
 STAGES += (Stage("report", "report.ipynb", "one page with every figure and the claims ledger",

@@ -43,3 +43,14 @@ def test_study_of_the_resolution(monkeypatch, tmp_path, matched):
     made = claims.records("tiny")
     assert set(made) == {"critique-16", "critique-17"} and bool(made["critique-16"]["skipped"]) != matched
     assert len(made["critique-17"]["evidence"]["differences"]) == 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_the_classifiers(monkeypatch, tmp_path):
+    parts = {"model": {"steps": 2, "n_seeds": 3, "gan": TINY}, "classifier_densenet": {"name": "densenet", "growth": 4, "depth": 10, "epochs": 1, "batch": 8}}
+    names = study("10_metric_validity", "critique", monkeypatch, tmp_path, PROFILE | parts, per_class=4, few=4)
+    made = claims.records("tiny")
+    assert set(made) == {"critique-18", "critique-25"}
+    assert names["result"].numbers["judges"] == ["resnet20", "densenet", "linear"]
+    assert len(made["critique-18"]["evidence"]["values"]) == 3 * 3 and len(set(made["critique-18"]["evidence"]["clusters"])) == 3
+    assert all(len(row) == 3 for row in names["result"].numbers["robust"]["samples"].values())
