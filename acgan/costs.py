@@ -448,8 +448,11 @@ def image_sets(settings):
         about = settings["images"] | part_of(settings, part)["images"]
         with contextlib.suppress(UserError):
             (K, *counts), R = set_size(about), about["resolution"]
-            found[about["name"], R, K] = {"name": about["name"], "pixels": R, "classes": K,
-                                          "images": sum(counts), "bytes": sum(counts) * 3 * R * R}
+            one = {"name": about["name"], "pixels": R, "classes": K, "images": sum(counts),
+                   "bytes": sum(counts) * 3 * R * R}
+            # a part may see a share of the images of another one
+            key = (about["name"], R, K)
+            found[key] = max(found.get(key, one), one, key=lambda some: some["bytes"])
     return list(found.values())
 
 # %% ../nbs/14_costs.ipynb #eb252ecf

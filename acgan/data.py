@@ -9,8 +9,8 @@ __all__ = ['SUFFIXES', 'CIFAR_CLASSES', 'Archive', 'IMAGENETTE', 'TINY_IMAGENET'
            'annotated_images', 'hold_out', 'check_classes', 'split_images', 'to_rgb', 'center_crop_resize', 'decode',
            'wait_for_lock', 'quick_key', 'content_hash', 'cached', 'from_groups', 'fetching', 'cifar_images',
            'cifar_batches', 'unpack', 'fetch', 'find_root', 'locate', 'check_name', 'root_of', 'enlarged', 'smaller',
-           'shrunk', 'load', 'grow_group', 'group_by_features', 'class_splits', 'check_splits', 'save_splits',
-           'load_splits', 'hide_labels', 'Batches', 'batches_state', 'restore_batches']
+           'shrunk', 'load', 'grow_group', 'group_by_features', 'colour_shares', 'class_features', 'class_splits',
+           'check_splits', 'save_splits', 'load_splits', 'hide_labels', 'Batches', 'batches_state', 'restore_batches']
 
 # %% ../nbs/01_data.ipynb #8335c0b5
 import fcntl
@@ -665,6 +665,27 @@ def group_by_features(features: torch.Tensor, size: int, similar: bool = True) -
     while left:
         groups.append(grow_group(features, left, size))
     return groups
+
+# %% ../nbs/01_data.ipynb #a0d6abeb
+def colour_shares(image: torch.Tensor) -> torch.Tensor:
+    """float64 [64]: the share of the pixels of a uint8 image [3,H,W] that have each colour, four
+    levels a channel."""
+    red, green, blue = image.flatten(1).long() // 64
+    return (16 * red + 4 * green + blue).bincount(minlength=64).double() / red.numel()
+
+# %% ../nbs/01_data.ipynb #a0e37321
+def class_features(images: ImageSet) -> torch.Tensor:
+    """float64 [K,64]: the mean share of each of 64 colours in the images of each class of an
+    ImageSet, in standard deviations inside classes (of at least 0.001). UserError for a class
+    without images."""
+    counts = images.labels.bincount(minlength=images.n_classes)
+    if not counts.all():
+        name = images.classes[int((counts == 0).nonzero()[0, 0])]
+        raise UserError(f"class {name!r} has no images: it cannot be compared with others")
+    shares = torch.stack([colour_shares(one) for one in images.images])
+    means = torch.stack([shares[images.of_class(k)].mean(0) for k in range(images.n_classes)])
+    spread = (shares - means[images.labels]).square().mean(0).sqrt()
+    return means / spread.clamp(min=0.001)
 
 # %% ../nbs/01_data.ipynb #3f2d3ee7
 def class_splits(classes: list, size: int, how: str | list = "contiguous", seed: int = 0,

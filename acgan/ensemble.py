@@ -21,7 +21,7 @@ from scipy import stats
 from .checkpoints import open_run, read_networks, Run, Sampler, Schedule, steps_in
 from .config import (UserError, choose, derive_seed, pick_device, read_json, work_root,
                           write_json)
-from .data import class_splits, ImageSet, load
+from .data import class_features, class_splits, ImageSet, load
 from .populations import Engine, train
 from .training import GANConfig, run_config
 
@@ -134,11 +134,19 @@ def parts_in(settings: dict) -> list[str]:
             for name, value in settings.items() if isinstance(value, dict) and "steps" in value]
 
 # %% ../nbs/06_ensemble.ipynb #06c0ff01
-def split_members(p, base, classes):
+def split_members(p, base, classes, images=None):
     """{name: GANConfig}: a member for each split of `classes` into `classes_per_member` of the part
-    `p`."""
+    `p`. A split by likeness needs the ImageSet `images`; without it, random groups stand in."""
     size = min(p["classes_per_member"], len(classes))
-    splits = class_splits(classes, size, p["split_strategy"], base.seed)
+    how = p["split_strategy"]
+    seed = base.seed
+    features = None
+    if how in ("similar", "dissimilar") and images is None:
+        seed = derive_seed(seed, how)
+        how = "random"
+    elif how in ("similar", "dissimilar"):
+        features = class_features(images)
+    splits = class_splits(classes, size, how, seed, features)
     return {f"split {i}": m for i, m in enumerate(members_of(splits, base), 1)}
 
 # %% ../nbs/06_ensemble.ipynb #06c0ff04
@@ -169,14 +177,15 @@ def with_restarts(named, n_seeds):
     return found
 
 # %% ../nbs/06_ensemble.ipynb #9880f0f6
-def named_members(settings: dict, part: str, classes: list[str]) -> dict[str, GANConfig]:
-    """{name: GANConfig} of a profile's `part` for a set with these class names, in a fixed
-    order."""
+def named_members(settings: dict, part: str, classes: list[str],
+                  images: ImageSet | None = None) -> dict[str, GANConfig]:
+    """{name: GANConfig} of a profile's `part` for a set with these class names, in a fixed order.
+    `images`: the set itself, for `split_members`."""
     p = part_of(settings, part)
     base = GANConfig(**p["gan"])
     named = {part: base}
     if p["classes_per_member"]:
-        named = split_members(p, base, classes)
+        named = split_members(p, base, classes, images)
     if p["class_counts"]:
         named = count_members(p["class_counts"], base, classes, part)
     if p["axes"]:
@@ -208,7 +217,7 @@ def train_part(settings: dict, images: ImageSet, part: str = "model",
 
     `only`: positions in `named_members` to train now, default all. `probe`, `changes`: of the
     part's Schedule (minutes, log_every, ...), which they win over. The rest: see `train`."""
-    named = named_members(settings, part, images.classes)
+    named = named_members(settings, part, images.classes, images)
     schedule = part_schedule(settings, part, probe=probe, **changes)
     E = train_ensemble(f"{settings['label']}-{part}", list(named.values()), images, schedule,
                        engine, out, only)

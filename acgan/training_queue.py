@@ -72,8 +72,9 @@ def unfinished(settings, parts, images):
     of the last step. `images(part)`: the part's ImageSet."""
     found = []
     for part in queued_parts(settings, parts):
-        for i, gan in enumerate(named_members(settings, part, images(part).classes).values()):
-            folder = work_root() / "runs" / run_config(gan, images(part)).id
+        some = images(part)
+        for i, gan in enumerate(named_members(settings, part, some.classes, some).values()):
+            folder = work_root() / "runs" / run_config(gan, some).id
             if part_of(settings, part)["steps"] not in steps_in(folder):
                 found.append((part, i, folder))
     return found

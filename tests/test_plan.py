@@ -72,7 +72,8 @@ def test_the_paper_without_imagenet(work):
     ensemble = parts["splits"]
     assert ensemble["steps"] == 50_000 and ensemble["flop"] == pytest.approx(100 * 50_000 * 2727.5e9, rel=0.005)
     assert parts["grid"]["flop_a_step"] == pytest.approx(98.4e9, rel=0.005)
-    assert {one["name"]: one["bytes"] for one in plan["images"] if one["pixels"] == 128}["imagenet"] == 1_331_167 * 3 * 128 * 128
+    whole = max(one["bytes"] for one in plan["images"] if (one["name"], one["pixels"]) == ("imagenet", 128))
+    assert whole == 1_331_167 * 3 * 128 * 128, "some parts see a share of the images, others all"
     assert plan["total"]["members"] < sum(len(row["members"]) for row in plan["parts"]), "the same networks in two parts count once"
     assert plan["total"]["flop"] == pytest.approx(sum(row["flop"] for row in plan["parts"])) and plan["total"]["left"] == plan["total"]["seconds"] > 0
     text = costs.text_of(plan)
