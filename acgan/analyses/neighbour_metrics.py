@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from .. import classifiers, figures, latent, similarity, stats
+from .. import classifiers, figures, latent, stats
 from . import neighbours
 from .result import Evidence, Figure, Result
 from ..config import generator

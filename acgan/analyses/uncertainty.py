@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from .. import classifiers, figures, nulls, similarity, stats
 from .result import Evidence, Figure, Result
-from ..config import generator
 from ..data import ImageSet
 
 # %% ../../nbs/analyses/43_uncertainty.ipynb #adc25eae
