@@ -27,7 +27,7 @@ reproduce: $(VENV)/.acgan-$(HERE)-chain
 
 test: $(VENV)/.acgan-$(HERE)-test
 	$(ONE) $(VENV)/bin/nbdev_test --path nbs --n_workers $(CORES) --timing
-	$(ONE) $(RUN) -m pytest -q -n $(CORES) --dist loadgroup
+	$(ONE) $(RUN) -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lab: $(VENV)/.acgan-$(HERE)-lab
 	$(RUN) -m jupyterlab --notebook-dir='$(CURDIR)/nbs'

@@ -1,13 +1,26 @@
-"""What several test files share."""
+"""What several test files share, and how tests are dealt to workers."""
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
+
+SERIAL = {"test_chain.py", "test_verify.py", "test_training_queue.py"}       # they run chains of processes, so they follow each other
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadScopeScheduling):
+    """The tests of a file stay on one worker, and those of SERIAL on one together."""
+
+    def _split_scope(self, nodeid):
+        name = nodeid.split("::")[0].rsplit("/")[-1]
+        return "serial" if name in SERIAL else name
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """The tests of a file stay on one worker of `--dist loadgroup`, and all that are marked `serial` on another, one after the other."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("serial" if item.get_closest_marker("serial") else item.path.stem))
+    """SERIAL comes first: it takes longest, and the others fill the time beside it."""
+    items.sort(key=lambda item: item.path.name not in SERIAL)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from acgan.report import build_report
 from acgan.runner import StageError
 from acgan.stages import Stage, make_job, plan
 
-pytestmark = pytest.mark.serial
 CLAIMS = (home() / "nbs" / "claims.yaml").read_text()
 PARAMETERS = 'profile: str = "quick"\nlabel: str = ""\nsteps: int = 3  # how many\nrate: float = 0.1'
 FOLDER = 'import os, sys, time\nfrom pathlib import Path\nout = Path(os.environ["ACGAN_HOME"]) / "figures" / label\nout.mkdir(parents=True, exist_ok=True)'

@@ -20,7 +20,7 @@ queue: [pair]
 model: {steps: 9}
 pair: {steps: 60, n_seeds: 2, log_every: 20, checkpoint_every: 5, gan: {width: 0.05, batch: 10}}
 """
-pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

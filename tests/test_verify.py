@@ -9,7 +9,6 @@ import yaml
 from acgan import cli, runner, stages, verify
 from acgan.config import read_json
 
-pytestmark = pytest.mark.serial
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"width": 0.05, "width_d": 0.06, "z_dim": 4, "batch": 8, "dropout": 0.0, "noise_std": 0.0, "lr_g": 1e-3, "lr_d": 1e-3}
 PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per_class": 30, "root": None},
