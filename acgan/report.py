@@ -123,7 +123,8 @@ PAPER_FIGURES = {
                  "amgan_table3": "Inception Scores of published models"},
     "tay2021": {"tay_fig1": "samples of four models", "tay_fig2": "paths between classes",
                 "tay_fig3": "z fixed over classes", "tay_table1": "the networks",
-                "tay_table2": "ResNet score and accuracy of four models"}}
+                "tay_table2": "ResNet score and accuracy of four models"},
+    "critique": {}}
 
 # %% ../nbs/13c_report.ipynb #38e58f52
 def paper_of(stage):

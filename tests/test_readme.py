@@ -69,7 +69,7 @@ def place(tmp_path_factory):
     """A checkout with small profiles, and the words that stand for folders on the pages: {word: path}."""
     home, pets = tmp_path_factory.mktemp("checkout"), ["bird", "cat", "dog"]
     shutil.copytree(ROOT / "nbs", home / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "[0-9]*.ipynb", "analyses"))
-    for paper in ("odena2017", "zhou2018", "tay2021"):
+    for paper in ("odena2017", "zhou2018", "tay2021", "critique"):
         shutil.copytree(ROOT / "nbs" / paper, home / "nbs" / paper, dirs_exist_ok=True)
     for path in (home / "nbs" / "profiles").glob("*.yaml"):
         if path.stem != "paper":
@@ -83,7 +83,7 @@ def place(tmp_path_factory):
         patch.setenv("ACGAN_HOME", str(home))
         patch.setenv("ACGAN_WORK", str(home / "data"))
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setitem(bench.SETTINGS, "quick", bench.SETTINGS["quick"] | TINY)
+        patch.setitem(bench.SETTINGS, "quick", bench.SETTINGS["quick"] | TINY | {"threads": []})
         patch.chdir(home)
         yield home, words
 

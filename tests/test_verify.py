@@ -24,7 +24,7 @@ def make(home, patch, jobs):
     """Run the small chain in a checkout of its own; returns its figures."""
     for name in ("nbs", "figures"):
         (home / name).mkdir(parents=True)
-    for paper in ("odena2017", "zhou2018", "tay2021"):
+    for paper in ("odena2017", "zhou2018", "tay2021", "critique"):
         shutil.copytree(ROOT / "nbs" / paper, home / "nbs" / paper, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     for name in ("claims.yaml", "report.ipynb"):
         shutil.copy(ROOT / "nbs" / name, home / "nbs")
