@@ -507,6 +507,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'acgan/analyses/label_modes.py'),
                                             'acgan.analyses.label_modes.evidence': ( 'analyses/label_modes.html#evidence',
                                                                                      'acgan/analyses/label_modes.py'),
+                                            'acgan.analyses.label_modes.first_look': ( 'analyses/label_modes.html#first_look',
+                                                                                       'acgan/analyses/label_modes.py'),
                                             'acgan.analyses.label_modes.frame': ( 'analyses/label_modes.html#frame',
                                                                                   'acgan/analyses/label_modes.py'),
                                             'acgan.analyses.label_modes.judged': ( 'analyses/label_modes.html#judged',

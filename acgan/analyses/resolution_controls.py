@@ -129,7 +129,7 @@ def draw_controls(result):
     looks = {name: series for name, (_, series) in lines.items()}
     fig, axes = figures.panels(columns=2, ratio=0.6)
     relative = {name: (N["sizes"], row / max(row[OWN], 1e-9)) for name, row in means.items()}
-    figures.curves(axes[0], relative, "pixels", "accuracy over that at the own size", looks)
+    figures.curves(axes[0], relative, "pixels", "share of the own accuracy", looks)
     figures.curves(axes[1], {name: (N["sizes"], row) for name, row in means.items()}, "pixels",
                    f"accuracy of {N['classifier']} (%)", looks)
     for ax in axes:

@@ -252,15 +252,16 @@ def optimism(result):
 
 # %% ../../nbs/analyses/04_selection.ipynb #9de76d17
 def evidence(result):
-    """{'acgan-4.4-a': Evidence}: the fresh score of the winner and of other seeds of its
-    setting."""
+    """{claim: Evidence} for acgan-4.4-a and amgan-7.1.5-d: the fresh score of the winner and of
+    other seeds of its setting."""
     N = result.numbers
     values = {"samples": [winner(result)["report"], *N["other seeds"]]} | N["controls"]
     said = {who: f"{N['score']}: {', '.join(f'{v:.2f}' for v in some)}"
             for who, some in values.items()}
     against = {who: (said[who], {"values": values[who]}) for who in N["controls"]}
-    return {"acgan-4.4-a": Evidence(said["samples"], {"values": values["samples"]}, against,
-                                    "the grid's winner first, then other seeds of its setting")}
+    one = Evidence(said["samples"], {"values": values["samples"]}, against,
+                   "the grid's winner first, then other seeds of its setting")
+    return {"acgan-4.4-a": one, "amgan-7.1.5-d": one}
 
 # %% ../../nbs/analyses/04_selection.ipynb #13f19165
 def departures(result, config, steps, data):
