@@ -50,3 +50,19 @@ def test_study_of_table_1(monkeypatch, tmp_path):
     assert len(json.loads((folder / "amgan_discrepancies.json").read_text())["rows"]) == 30
     assert claims.verdict(claims.ledger()["amgan-7.1.2-f"], made["amgan-7.1.2-f"])["outcome"] == "agrees"
     assert (folder / "amgan_table1.png").is_file()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_learning_curves(monkeypatch, tmp_path):
+    variants = {who: gan for who, gan in part_of(profile("quick"), "amgan_table")["variants"].items()
+                if who in [f"{name} dynamic" for name in ("AM-GAN", "LabelGAN", "AC-GAN*+", "AC-GAN*", "GAN*", "GAN")] or who == "GAN predefined"}
+    part = AMGAN | {"steps": 4, "keep_checkpoints": [1, 2], "variants": variants}
+    study("05_learning_curves", "zhou2018", monkeypatch, tmp_path, PROFILE | {"amgan_table": part}, per_class=3, groups=2)
+    folder, made = tmp_path / "figures" / "tiny", claims.records("tiny")
+    assert {f"amgan-7.1.6-{letter}" for letter in "abcd"} <= set(made)
+    assert len(made["amgan-7.1.6-a"]["evidence"]["differences"]) == 6 * 2, "one of every training of every model"
+    assert set(made["amgan-7.1.6-b"]["nulls"]) == {"untrained", "noise"}
+    sheets = sorted(path.stem for path in folder.glob("amgan_fig*.png"))
+    assert {"amgan_fig7", "amgan_fig9", "amgan_fig17", "amgan_fig18"} <= set(sheets) and "amgan_fig10" not in sheets
+    assert made["amgan-fig9-18"]["evidence"]["wrong"] == ["Figure 10", "Figure 12", "Figure 14", "Figure 16"]
+    assert claims.verdict(claims.ledger()["amgan-fig9-18"], made["amgan-fig9-18"])["outcome"] != "agrees"

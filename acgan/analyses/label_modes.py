@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from .. import figures, nulls, scores, similarity
-from .class_count import trained_for
+from .class_count import controls, trained_for
 from .result import Evidence, Figure, Result
 from ..checkpoints import open_run, steps_in
 from ..config import generator
@@ -39,8 +39,7 @@ def largest_ms_ssim(images: torch.Tensor, classes: torch.Tensor, pairs: int, see
     """The largest mean MS-SSIM over `pairs` random pairs inside a class, of uint8 [N,3,H,W] with
     `classes` int64 [N]; classes of fewer than `least` images are left out."""
     enough = torch.bincount(classes)[classes] >= least
-    found = similarity.mean_ms_ssim(images[enough], classes[enough], pairs, seed)
-    return max(mean for mean, _ in found.values())
+    return similarity.largest_ms_ssim(images[enough], classes[enough], pairs=pairs, seed=seed)[0]
 
 # %% ../../nbs/analyses/26_label_modes.ipynb #747adc94
 def sensitivity(G: torch.nn.Module, n: int = 4, seed: int = 0, step: float = 0.01) -> float:
@@ -366,8 +365,4 @@ def measure(subjects: dict, classifier, images, per_class: int = 20, pairs: int 
 def with_nulls(models: dict, images) -> dict:
     """{'samples': models, 'untrained': ..., 'noise': ...}, each {cell: [a sampler a training]}, for
     the ImageSet `images`."""
-    untrained = {cell: [nulls.Untrained(one, i) for i, one in enumerate(some)]
-                 for cell, some in models.items()}
-    noise = {cell: [nulls.noise(images, 100 * at + i) for i in range(len(some))]
-             for at, (cell, some) in enumerate(models.items())}
-    return {"samples": models, "untrained": untrained, "noise": noise}
+    return {"samples": models} | controls(models, images)
