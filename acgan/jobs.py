@@ -8,7 +8,6 @@ __all__ = ['ENOUGH', 'RATE', 'TRAINER', 'Job', 'remembered', 'classifier_setting
            'time_to_end', 'train_use', 'work']
 
 # %% ../nbs/14c_jobs.ipynb #8ff6df22
-import json
 import signal
 import sys
 from dataclasses import dataclass
@@ -241,15 +240,14 @@ def train_use(settings: dict, use: str, only: list | None = None, device: str = 
     return [str(run.folder.relative_to(work_root())) for run in runs]
 
 # %% ../nbs/14c_jobs.ipynb #15d98458
-def work(path: str) -> None:
-    """Do what the JSON file `path` {"settings", "use", "only", "device"} says and write
-    {"folders"} to its "out". Exit code 2 and one line for a UserError."""
+def work(settings: dict, use: str, only: tuple | None, device: str, out: str) -> None:
+    """`train_use` in a process of its own; {"folders"} goes to the file `out`. Exit code 2 and one
+    line for a UserError."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     config.one_thread()
-    given = json.loads(Path(path).read_text())
     try:
-        folders = train_use(*(given[name] for name in ("settings", "use", "only", "device")))
+        folders = train_use(settings, use, only, device)
     except config.UserError as error:
         print(f"\nacgan: {error}", file=sys.stderr)
         sys.exit(2)
-    write_json(given["out"], {"folders": folders})
+    write_json(out, {"folders": folders})

@@ -1,4 +1,4 @@
-"""The chain with small notebooks and real papermill processes: order, stamps, failures, interruption, the report."""
+"""The chain with small notebooks and real processes: order, stamps, failures, interruption, the report."""
 import html.parser
 import json
 import os
@@ -53,13 +53,14 @@ def run(*overrides, said=None, **how):
 
 
 def test_only_what_changed_runs_again(project, monkeypatch):
-    personal = project / "home/.local/share/jupyter/kernels/python3"
+    personal = project / "home/.ipython/profile_default/startup"
     personal.mkdir(parents=True)
-    (personal / "kernel.json").write_text(json.dumps({"argv": ["/nowhere/python"], "display_name": "mine", "language": "python"}))
+    (personal / "mine.py").write_text("1 / 0")
+    (personal.parent / "ipython_config.py").write_text("1 / 0")
     monkeypatch.setenv("HOME", str(project / "home"))
     said = []
     assert run() == ["one", "two"]
-    assert (project / "figures/quick/one.txt").read_text() == f"3 {sys.executable}", "the kernel is another interpreter"
+    assert (project / "figures/quick/one.txt").read_text() == f"3 {sys.executable}", "the study runs under another interpreter"
     assert run(said=said) == [] and any("nothing to do: 2 of 2" in line for line in said)
     write(project / "nbs/two.ipynb", PARAMETERS, FOLDER + "  # a comment", '(out / "two.txt").write_text((out / "one.txt").read_text() * 2)')
     assert run() == []
@@ -88,7 +89,7 @@ def three(project, *cells):
 
 def test_a_stage_waits_for_those_it_needs_and_its_files_are_its_own(project, monkeypatch):
     monkeypatch.setattr(stages, "STAGES", (*STAGES, Stage("three", "three.ipynb", "a list", needs=("two",))))
-    three(project, "assert 'ACGAN_WRITES' not in os.environ\nassert os.environ['ACGAN_STAGE'] == 'three'")
+    three(project, "assert os.environ['ACGAN_STAGE'] == 'three'")
     assert run(jobs=2) == ["one", "two", "three"]
     files = {path.name: path.read_text() for path in (project / "figures/quick").iterdir()}
     stamps = {name: read_json(project / f"data/quick/stamps/{name}.json") for name in ("one", "two", "three")}
@@ -172,7 +173,7 @@ def test_a_failing_notebook_is_named_and_the_next_run_goes_on(project):
     assert "so far" in (project / "data/quick/executed/two.ipynb").read_text()
     assert not (project / "data/quick/stamps/two.json").exists()
     write(project / "nbs/two.ipynb", PARAMETERS, FOLDER, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(StageError, match="nbs/two.ipynb.*(died|Dead)"):
+    with pytest.raises(StageError, match="nbs/two.ipynb, cell 4.*died"):
         run()
     write(project / "nbs/two.ipynb", PARAMETERS, "steps")
     assert run() == ["two"]
@@ -255,17 +256,16 @@ def gone(pid, seconds=20):
     return False
 
 
-def kernels_of(project):
-    """The processes of papermill and of kernels whose command names `project`, on Linux."""
+def children(pid):
+    """Ids of the running processes whose parent is `pid`, on Linux."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if b"ACGAN_STAGE=" in environment and f"ACGAN_HOME={project}\0".encode() in environment and (b"papermill" in command or b"kernel()" in command):
-                found.append(int(entry.name))
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(") ")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            found.append(int(entry.name))
     return found
 
 
@@ -279,19 +279,63 @@ def test_an_interrupted_chain_leaves_nothing_running(project, sign, code, error,
     mark, end = project / "figures/quick/pid", time.monotonic() + 60
     while not mark.exists() and time.monotonic() < end:
         time.sleep(0.1)
-    kernel, ours = int(mark.read_text()), lambda: kernels_of(project)
-    count = 2 * int(words[1])
-    while len(ours()) < count and time.monotonic() < end:
+    study, count = int(mark.read_text()), int(words[1])
+    helpers = children(process.pid)                                       # the process that jobs are copies of, and Python's own keeper of resources
+    jobs = lambda: [pid for helper in helpers for pid in children(helper)]
+    while len(jobs()) < count and time.monotonic() < end:
         time.sleep(0.1)
-    assert len(ours()) == count, "papermill and a kernel for each stage that was started"
+    ours = [*helpers, *jobs()]
+    assert study in jobs() and len(jobs()) == count and len(helpers) == 2, "one process for each stage that was started"
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code and error in said and "Traceback" not in said
-    assert gone(kernel), "the notebook's kernel lives on"
-    assert all(gone(pid) for pid in ours()), "a process of the other job lives on"
+    assert all(gone(pid) for pid in ours), "a process lives on"
     assert not (project / "data/quick/stamps/slow.json").exists()
     with locked(project / "data/quick"):
         pass
+
+
+WATCHED = """
+import sys
+from acgan import cli, stages
+stages.STAGES = (stages.Stage("first", "slow.ipynb", "a pause"), stages.Stage("second", "slow.ipynb", "the same", needs=("first",)))
+sys.exit(cli.main(["reproduce", "--jobs", "2"]))
+"""
+
+
+def in_a_terminal(program, place, columns=100):
+    """(exit code, the lines that a terminal of so many columns got, without its control sequences) of a Python program."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=place, stdin=its, stdout=its, stderr=its, close_fds=True)
+    os.close(its)
+    said = b""
+    try:
+        while piece := os.read(ours, 65536):
+            said += piece
+    except OSError:                                                       # how Linux says that nobody holds the other end
+        pass
+    os.close(ours)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    return process.wait(60), re.split(r"[\r\n]+", plain)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_terminal_shows_a_bar_for_all_jobs_and_one_for_each_that_runs(project):
+    write(project / "nbs/slow.ipynb", PARAMETERS, "import time", *["time.sleep(0.4)"] * 4)
+    code, lines = in_a_terminal(WATCHED, project)
+    assert code == 0
+    bars = [line for line in lines if re.search(r"\d+ %\|.*left$", line)]
+    assert any(line.startswith("all jobs") for line in bars), lines
+    shown = [int(found[1]) for line in bars if (found := re.match(r"first\b.* (\d+) %", line))]
+    assert len(set(shown)) >= 3 and shown == sorted(shown), "the running job's bar did not move as its cells ran"
+    assert max(map(len, bars)) <= 100, "a bar is wider than the terminal"
+    ends = [line for line in lines if re.match(r"\[[12]/2\] ", line)]
+    assert [line.split()[1] for line in ends] == ["first", "second"] and all(re.search(r"\d\.\d s$", line) for line in ends)
 
 
 class Page(html.parser.HTMLParser):
