@@ -13,7 +13,7 @@ from acgan.config import UserError
 from acgan.populations import Population
 from acgan.training import GANConfig, TrainState, run_config
 
-TINY = {"training": [[32, 0.05, [1, 2]]], "forms": ["loop", "grouped"], "rounds": 1, "least": 2, "budget": 0, "batch": 8,
+TINY = {"training": [[32, 0.05, [1, 2]]], "rounds": 1, "least": 2, "budget": 0, "batch": 8,
         "sizes": [64], "copy": 2**20, "side": 32, "pairs": 3, "class_images": 4, "l1": [[8, 2, 30]], "rows": 200, "columns": 10,
         "threads": [[0.05, 4]]}
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -150,6 +150,6 @@ def test_bad_input_is_one_line(call, words):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu(tmp_path):
-    report = bench.main("cuda", quick=True, out=tmp_path, settings=TINY | {"forms": ["loop", "grouped"]})
+    report = bench.main("cuda", quick=True, out=tmp_path, settings=TINY)
     assert all(row["n"] and row["memory_mb"] > 0 for row in report["training"]["rows"] if row["form"] != "grouped" or row["n"])
     assert all(row["apart"] == 0 for row in report["metrics"]["rows"] if row["what"].startswith("L1"))

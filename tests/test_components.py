@@ -62,7 +62,7 @@ def test_a_conditional_gan_trains_alike_alone_and_in_a_group():
     images = blossoms(3, 20, 32)
     configs = [run_config(GANConfig(objective="cgan", seed=seed, **TINY), images) for seed in range(2)]
     alone, grouped = ([TrainState(config, images) for config in configs] for _ in range(2))
-    group = BatchedTrainer(grouped, "vmap")
+    group = BatchedTrainer(grouped)
     batches = [t.batches.next() for t in grouped]
     rows = fused_discriminator_step(group, *(torch.stack(part) for part in zip(*batches)))
     fused_generator_step(group)
