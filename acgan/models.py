@@ -204,9 +204,16 @@ class TransposedConv(nn.ConvTranspose2d):
             return F.pixel_shuffle(y, 2)
         if not self.mirrored:
             return super().forward(x)
+        if x.is_cuda:
+            return self.sliced(x)
         y = F.conv_transpose2d(x.flip(2, 3), self.weight.flip(2, 3), self.bias, self.stride,
                                self.padding, self.output_padding)
         return y.flip(2, 3)
+
+    def sliced(self, x: torch.Tensor) -> torch.Tensor:
+        """The mirrored layer's outputs by a crop of `before` pixels and a slice of one more."""
+        return F.pad(F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.before),
+                     (0, -1, 0, -1))
 
 # %% ../nbs/02_models.ipynb #77133934
 class NoiseTape:
@@ -285,7 +292,8 @@ class ConditionalBatchNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(n_classes, maps))
 
     def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        scale, shift = (table[c][:, :, None, None] for table in (self.scale, self.shift))
+        scale, shift = (table[c][:, :, None, None].to(x.dtype)
+                        for table in (self.scale, self.shift))
         return normalise(self.norm, x) * scale + shift
 
 # %% ../nbs/02_models.ipynb #56596ac2

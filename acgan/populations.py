@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['OWN', 'BACKENDS', 'architecture', 'StackedModel', 'convolve', 'grouped', 'stacked_weight', 'conditional_affine',
-           'stacked_norm', 'stacked_block', 'stacked_pass', 'stacked_terms', 'next_batches', 'check_fusable',
-           'BatchedTrainer', 'fused_update', 'batched_discriminate', 'fused_discriminator_step', 'fused_generator_step',
-           'release_memory', 'renew_streams', 'try_to_record', 'CUDAGraphRunner', 'set_memory_format',
-           'deterministic_cudnn', 'member_chunk', 'fused_chunk', 'Population', 'is_light', 'choose_backend',
-           'member_bytes', 'free_bytes', 'groups_that_fit', 'Engine', 'run_to_next_event', 'TimeBudgetExceeded',
-           'Deadline', 'halt_all', 'take_turns', 'train_group', 'halves', 'train_groups', 'locked_sessions', 'train']
+           'stacked_norm', 'stacked_block', 'stacked_pass', 'stacked_terms', 'check_fusable', 'BatchedTrainer',
+           'fused_update', 'batched_discriminate', 'fused_discriminator_step', 'fused_generator_step', 'release_memory',
+           'renew_streams', 'try_to_record', 'CUDAGraphRunner', 'set_memory_format', 'deterministic_cudnn',
+           'member_chunk', 'member_work', 'fused_chunk', 'Population', 'is_light', 'choose_backend', 'member_bytes',
+           'free_bytes', 'groups_that_fit', 'Engine', 'run_to_next_event', 'TimeBudgetExceeded', 'Deadline', 'halt_all',
+           'take_turns', 'train_group', 'halves', 'train_groups', 'locked_sessions', 'train']
 
 # %% ../nbs/05a_populations.ipynb #f0843446
 import contextlib
@@ -31,6 +31,7 @@ from .checkpoints import empty_run_dir, Run, RunSession, Schedule
 from .config import (choose, deterministic, fingerprint, locked, pick_device, precision,
                           progress, UserError, work_root)
 from .data import ImageSet, to_float
+from .gpu_steps import gpu_chunk, GPUSteps, is_covered, next_batches
 from .losses import LOSS_WEIGHTS, terms
 from .models import (add_noise, ConditionalBatchNorm, Conv, describe, Discriminator,
                           Generator, noise_spec, NoiseSampler, NoiseTape, split_head)
@@ -88,6 +89,9 @@ def convolve(op, W, b, x, groups=1):
     if isinstance(op, Conv):
         return F.conv2d(F.pad(x, (0, op.far, 0, op.far)) if op.far else x, W, b, op.stride,
                         op.padding, groups=groups)
+    if op.mirrored and x.is_cuda:
+        # by a slice, as `TransposedConv.sliced`
+        return F.pad(F.conv_transpose2d(x, W, b, op.stride, op.before, 0, groups), (0, -1, 0, -1))
     if op.mirrored:
         x = x.flip(2, 3)
         W = W.flip(2, 3)
@@ -183,18 +187,6 @@ def stacked_terms(part, weights, real=None, real_c=None, fake=None, fake_c=None,
     one = lambda weights, outputs: terms(part, loss_weights=weights, side=side, kind=kind,
                                          smooth=smooth, **outputs)
     return torch.vmap(one)(weights, given)
-
-# %% ../nbs/05a_populations.ipynb #0b8061c3
-def next_batches(batches, n):
-    """The next `n` batches as (rows of batches.pixels int64 [n,B], labels int64 [n,B]); `batches`
-    moves on by n."""
-    need = n * batches.batch
-    while len(batches.order) - batches.position < need:
-        batches.order, batches.position = torch.cat([batches.order[batches.position:],
-                                                     batches.shuffled()]), 0
-    now = batches.order[batches.position:batches.position + need].view(n, batches.batch)
-    batches.position += need
-    return batches.where[now], batches.labels[now]
 
 # %% ../nbs/05a_populations.ipynb #5ac0ff01
 def check_fusable(states):
@@ -413,6 +405,14 @@ def member_chunk(t, rows, labels):
         table.append(as_row(row | {"g_loss": generator_step(t)}))
     return torch.stack(table)
 
+# %% ../nbs/05a_populations.ipynb #eb60eb3f
+def member_work(t):
+    """The function (rows [k,B], labels [k,B]) -> METRICS [k,10] that takes the steps of TrainState
+    `t`."""
+    if t.device.type == "cuda" and is_covered(t):
+        return partial(gpu_chunk, GPUSteps(t))
+    return partial(member_chunk, t)
+
 # %% ../nbs/05a_populations.ipynb #8265b389
 def fused_chunk(f, rows, labels):
     """Steps of `BatchedTrainer` f on the images in `rows` [k,M,B], with `labels` [k,M,B]. Returns
@@ -443,7 +443,7 @@ class Population:
         self.fused = None if backend == "loop" else BatchedTrainer(self.states)
         self.plain = not self.fused and not (on_gpu and all(t.labelled is None for t in states))
         works = ([(partial(fused_chunk, self.fused), self.states)] if self.fused else
-                 [(partial(member_chunk, t), [t]) for t in self.states])
+                 [(member_work(t), [t]) for t in self.states])
         self.runners = [CUDAGraphRunner(work, mine, self.device) for work, mine in works]
 
     def keep(self, states):
