@@ -99,6 +99,8 @@ STAGES += stages_of(
      "classifier:grid"))
 
 # %% ../nbs/13_stages.ipynb #dfc11853
+STAGES += (Stage("reading", "critique/00_reading.ipynb", "what the summary and the review say",
+                 reads=("nbs/claims.yaml", "nbs/profiles/paper.yaml")),)
 STAGES += stages_of(
     "critique",
     ("copies", "01_neighbours", "planted copies under three distances", *CHOSEN),
