@@ -92,9 +92,15 @@ STAGES += stages_of(
     ("report_models", "01_models", "Models 1 to 4 of the CIFAR-10 report, by text and by code",
      *REPORT, "classifier:tay_models"),
     ("report_pictures", "02_pictures", "their samples, paths and fixed noise", *REPORT,
-     "classifier:tay_models"))
+     "classifier:tay_models"),
+    ("report_method", "00_resnet20", "the report's losses, its score and its ResNet-20"),
+    ("report_decisions", "03_decisions", "Model 1 with one switch changed at a time",
+     "report_ablations", "report_continued", "classifier:report_ablations", "grid",
+     "classifier:grid"))
 
 # %% ../nbs/13_stages.ipynb #dfc11853
+STAGES += (Stage("reading", "critique/00_reading.ipynb", "what the summary and the review say",
+                 reads=("nbs/claims.yaml", "nbs/profiles/paper.yaml")),)
 STAGES += stages_of(
     "critique",
     ("copies", "01_neighbours", "planted copies under three distances", *CHOSEN),

@@ -13,7 +13,7 @@ PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per
 
 def study(name, where, monkeypatch, tmp_path, profile, **parameters):
     """Run the cells of a study in a checkout of its own with the profile `profile` (a dictionary); returns its names at the end."""
-    (tmp_path / "nbs" / "profiles").mkdir(parents=True)
+    (tmp_path / "nbs" / "profiles").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "nbs" / "claims.yaml", tmp_path / "nbs")
     (tmp_path / "nbs" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile))
     monkeypatch.setenv("ACGAN_HOME", str(tmp_path))
