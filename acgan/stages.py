@@ -83,7 +83,11 @@ STAGES += stages_of(
     ("amgan_table", "04_table1", "seven models with labels from D and fixed ones",
      "amgan_table", "classifier:amgan_table"),
     ("learning_curves", "05_learning_curves", "both scores while training, and samples",
-     "amgan_table", "classifier:amgan_table"))
+     "amgan_table", "classifier:amgan_table"),
+    ("amgan_tiny", "06_second_data_set", "four models on a second data set", "amgan_tiny",
+     "classifier_tiny:amgan_tiny"),
+    ("amgan_discrepancies", "07_discrepancies", "appendix F, and what its gaps are worth",
+     "amgan_table", "{judge}:amgan_table", "{second}:amgan_table"))
 
 # %% ../nbs/13_stages.ipynb #18c8bb43
 REPORT = tuple(f"tay_model{name}" for name in ("s", "_2", "_3", "_4"))
