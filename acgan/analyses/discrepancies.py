@@ -319,13 +319,13 @@ def draw_switches(result):
     ax.set(xlabel="change at the first step (% of ours)", ylim=(len(rows) - 0.5, -0.5))
     return fig
 
-# %% ../../nbs/analyses/28a_discrepancies.ipynb #20bb0857
+# %% ../../nbs/analyses/28a_discrepancies.ipynb #fcb6be7c
 def captions(result):
     """{figure: caption}."""
     N = result.numbers
     seeds = len(next(iter(N["switches"].values())))
-    return {"amgan_effects": "What the program's choice changes at the first step, one setting at a "
-                             f"time, a mark a seed ({seeds} seeds, one batch of {N['batch']} "
+    return {"amgan_effects": "What the program's choice changes at the first step, one setting at "
+                             f"a time, a mark a seed ({seeds} seeds, one batch of {N['batch']} "
                              "images); last row: the same settings with another seed"}
 
 # %% ../../nbs/analyses/28a_discrepancies.ipynb #fee8f560
