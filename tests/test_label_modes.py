@@ -4,7 +4,7 @@ import json
 import pytest
 
 from acgan import claims, presets
-from acgan.analyses import label_modes, second_data_set
+from acgan.analyses import dynamic_labels, label_modes, second_data_set, unlabelled
 from acgan.config import profile
 from acgan.ensemble import part_of
 from studies import PROFILE, study
@@ -110,3 +110,31 @@ def test_study_of_the_discrepancies(monkeypatch, tmp_path):
     assert all(any(ch.isdigit() for ch in row["effect"]) or row["effect"].split(":")[0] in ("none", "not measured", "not comparable") for row in rows)
     found = claims.verdict(claims.ledger()["amgan-F"], made["amgan-F"])
     assert found["outcome"] == "same direction" and found["protocol"] == "exact", "all as printed, with choices that the paper leaves open"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_labels_from_d(monkeypatch, tmp_path):
+    wanted = {dynamic_labels.FREE, dynamic_labels.TOLD} | {f"{who} dynamic" for who in ("LabelGAN", "AC-GAN*+", "AC-GAN*", "GAN*", "GAN")}
+    variants = {who: gan for who, gan in part_of(profile("quick"), "amgan_table")["variants"].items() if who in wanted}
+    study("08_dynamic_labels", "zhou2018", monkeypatch, tmp_path, PROFILE | {"amgan_table": AMGAN | {"steps": 1, "variants": variants}}, per_class=3, paths=4)
+    made = claims.records("tiny")["amgan-5.1-c"]
+    assert claims.verdict(claims.ledger()["amgan-5.1-c"], made)["verdict"] in ("inconclusive", "no credit"), "one step makes no classes to cross"
+    rows = json.loads((tmp_path / "figures" / "tiny" / "amgan_leads_table.json").read_text())["rows"]
+    assert [row["measure"] for row in rows] == ["score"] * 6 + ["kappa"] and all(row["n"] == 2 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["quick", "cifar10-cpu", "cifar10", "gpu", "paper"])
+def test_profiles_train_the_terms_for_images_without_labels(name):
+    part = part_of(profile(name), "amgan_unlabelled")
+    assert tuple(part["variants"]) == unlabelled.CELLS and part["gan"]["labelled"] < 0.2 and part["n_seeds"] >= 3
+    assert [gan["objective"] for gan in part["variants"].values()] == ["amgan", "amgan-semi", "amgan-unsupervised"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_study_of_images_without_labels(monkeypatch, tmp_path):
+    part = part_of(profile("quick"), "amgan_unlabelled")
+    given = {"steps": 1, "n_seeds": 3, "gan": {"width": 0.03, "width_d": 0.05, "z_dim": 4, "batch": 4, "labelled": 0.2}, "variants": part["variants"]}
+    study("09_unlabelled", "zhou2018", monkeypatch, tmp_path, PROFILE | {"amgan_unlabelled": given}, per_class=4)
+    found = claims.verdict(claims.ledger()["amgan-eq34"], claims.records("tiny")["amgan-eq34"])
+    assert found["verdict"] == "inconclusive" and "target: D's likeliest real class instead of not stated" in found["differs"]
+    assert set(claims.records("tiny")["amgan-eq34"]["nulls"]) == {"untrained"}

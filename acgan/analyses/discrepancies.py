@@ -9,7 +9,7 @@ __all__ = ['SWITCHES', 'STARTS', 'PAIRS', 'SAMPLED', 'NOTHING', 'UNTOLD', 'OPEN'
            'single_texts', 'effects', 'table', 'frame', 'draw_switches', 'captions', 'appendix_f', 'Discrepancies',
            'measure']
 
-# %% ../../nbs/analyses/28a_discrepancies.ipynb #29ef0f34
+# %% ../../nbs/analyses/28a_discrepancies.ipynb #b7d6d8a5
 import math
 import statistics
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import figures, losses, models, presets, scores, similarity
+from .class_count import first_of
 from .result import Figure, Result
 from ..checkpoints import open_run, steps_in
 from ..config import generator
@@ -165,20 +166,21 @@ def looks(sampler, classifier, per_class: int = 10, seed: int = 0) -> list[float
     return [scores.inception_score(classifier.predict(one.sample_set(per_class, seed).images)[0],
                                    1)[0] for one in opened]
 
-# %% ../../nbs/analyses/28a_discrepancies.ipynb #6cbaceaa
-def of_training(sampler, classifier, other, images: ImageSet, per_class: int = 10,
+# %% ../../nbs/analyses/28a_discrepancies.ipynb #cc6d7789
+def of_training(sampler, classifier, other, means: tuple, per_class: int = 10,
                 seed: int = 0) -> dict[str, float]:
     """{quantity: theirs - ours} of one AM-GAN training: scores (Inception formula), AM scores
-    (nats), grey levels. `other`: a second classifier of the same classes."""
+    (nats), grey levels. `other`: a second classifier of the same classes; `means`: the mean
+    predictions [K] of both on training images."""
     made = sampler.sample_set(per_class, seed)
     G = sampler.networks(sampler.runs[0])[0]
     seen = looks(sampler, classifier, per_class, seed)
-    am = lambda C, norm: sum(scores.am_of_images(C, made, C.predict(images.images)[0].mean(0),
-                                                 norm))
-    ours = am(classifier, "real")
+    am = lambda C, mean, norm: sum(scores.am_of_images(C, made, mean, norm))
+    ours = am(classifier, means[0], "real")
     return {"rounding": rounding(G, classifier, len(made), seed),
             "bias": without_bias(classifier, made.images), "companions": companions(G, seed=seed),
-            "inputs": am(classifier, "generated") - ours, "classifier": am(other, "real") - ours,
+            "inputs": am(classifier, means[0], "generated") - ours,
+            "classifier": am(other, means[1], "real") - ours,
             "checkpoint": max(seen) - seen[-1], "iterations": seen[-1] - seen[0]}
 
 # %% ../../nbs/analyses/28a_discrepancies.ipynb #b7c4ad11
@@ -363,19 +365,22 @@ class Discrepancies(Result):
         """Nothing: the claim about appendix F is recorded by itself, see `appendix_f`."""
         return {}
 
-# %% ../../nbs/analyses/28a_discrepancies.ipynb #64ea1ebf
+# %% ../../nbs/analyses/28a_discrepancies.ipynb #09cd3265
 def measure(cells: dict, images: ImageSet, classifier, other, batch: int = 100, seeds: int = 3,
-            per_class: int = 10, seed: int = 0) -> Discrepancies:
+            per_class: int = 10, seed: int = 0, real: int = 50) -> Discrepancies:
     """The `Discrepancies` for `cells` {cell: [a sampler a training]} of AM-GAN's Table 1, trained
-    on `images`; `batch`: images of the first step, at most as many as there are."""
+    on `images`; `batch`: images of the first step, at most as many as there are; `per_class`,
+    `real`: samples and training images a class that classifiers see."""
     ours = cells["AM-GAN dynamic"]
     gan = replace(ours[0].runs[0].gan, batch=min(batch, len(images)))
     forms = closed_forms(gan, images.n_classes) | {"source": source_forms()}
+    few = first_of(images, images.classes, real)
+    means = tuple(one.predict(few.images)[0].mean(0) for one in (classifier, other))
     return Discrepancies({
         "switches": {point: relative_changes(gan, images, point, seeds) for point in SWITCHES},
-        "trainings": [of_training(one, classifier, other, images, per_class, seed)
+        "trainings": [of_training(one, classifier, other, means, per_class, seed)
                       for one in ours],
-        "real": of_images(images, classifier, seed=seed), "images": len(images), "forms": forms,
+        "real": of_images(few, classifier, seed=seed), "images": len(few), "forms": forms,
         "pairs": paired_scores(cells, classifier, per_class, seed), "batch": gan.batch,
         "equal": [row["point"] for row in presets.DISCREPANCIES if equal_settings(row["point"])],
         "classifier": classifier.name, "other": other.name})

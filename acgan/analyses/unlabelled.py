@@ -98,12 +98,14 @@ class Unlabelled(Result):
     evidence = evidence
     captions = captions
 
-# %% ../../nbs/analyses/29a_unlabelled.ipynb #a0dec04a
+# %% ../../nbs/analyses/29a_unlabelled.ipynb #1bfe901e
 def measure(subjects: dict, images, test, per_class: int = 100) -> Unlabelled:
     """The `Unlabelled` of `subjects` {subject: {cell of CELLS: [a sampler a training]}}, the
-    trained ones first, on `per_class` images of each class of the ImageSet `test`."""
+    trained ones first, on `per_class` images of each class of the ImageSet `test`, with batch
+    statistics of as many images of each class of `images`."""
     few = first_of(test, test.classes, per_class)
-    measured = {who: {cell: [one_training(one, images, few) for one in table[cell]]
+    real = first_of(images, images.classes, per_class)
+    measured = {who: {cell: [one_training(one, real, few) for one in table[cell]]
                       for cell in CELLS} for who, table in subjects.items()}
     run = next(iter(subjects.values()))[CELLS[1]][0]
     share = run.runs[0].gan.labelled
