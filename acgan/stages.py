@@ -83,7 +83,14 @@ STAGES += stages_of(
     ("amgan_table", "04_table1", "seven models with labels from D and fixed ones",
      "amgan_table", "classifier:amgan_table"),
     ("learning_curves", "05_learning_curves", "both scores while training, and samples",
-     "amgan_table", "classifier:amgan_table"))
+     "amgan_table", "classifier:amgan_table"),
+    ("amgan_tiny", "06_second_data_set", "four models on a second data set", "amgan_tiny",
+     "classifier_tiny:amgan_tiny"),
+    ("amgan_discrepancies", "07_discrepancies", "appendix F, and what its gaps are worth",
+     "amgan_table", "{judge}:amgan_table", "{second}:amgan_table"),
+    ("dynamic_labels", "08_dynamic_labels", "paths across classes, and the class that was meant",
+     "amgan_table", "classifier:amgan_table"),
+    ("unlabelled", "09_unlabelled", "images without labels", "amgan_unlabelled"))
 
 # %% ../nbs/13_stages.ipynb #18c8bb43
 REPORT = tuple(f"tay_model{name}" for name in ("s", "_2", "_3", "_4"))

@@ -7,8 +7,8 @@ __all__ = ['Case', 'SHARES', 'CHECKS', 'FAULTS', 'PURE', 'H', 'one_hot', 'R', 'F
            'relative', 'push', 'mismatch', 'both', 'eq1', 'eq2_5', 'eq6_9', 'eq14_15', 's5_2', 'eq20', 'eq10', 'eq11',
            'eq12_13', 's3_a', 'lemma2', 'eq16', 'eq17_18', 'eq19', 's4_2', 'expected_source', 's4_3_a', 's4_3_b', 'KL',
            'eq21_22', 'eq23', 'eq38_41', 'eq39', 's6_3', 'eq24_27', 'eq28_30', 'sA_a', 'least_squares_signs',
-           'fake_terms', 'eq31', 'eq32', 'eq33', 'balance', 'eq35', 'planted', 'smoothing_curves', 'draw_smoothing',
-           'frame', 'table', 'evidence', 'captions', 'LabelLosses', 'measure']
+           'fake_terms', 'eq31', 'eq32', 'eq33', 'unlabelled_terms', 'eq34', 'balance', 'eq35', 'planted',
+           'smoothing_curves', 'draw_smoothing', 'frame', 'table', 'evidence', 'captions', 'LabelLosses', 'measure']
 
 # %% ../../nbs/analyses/20_label_losses.ipynb #6b7db112
 from collections import namedtuple
@@ -455,6 +455,27 @@ def eq33(case: Case) -> float:
                    (flat - flat.mean(1, keepdim=True)).abs().max().item()]
     return max(errors)
 
+# %% ../../nbs/analyses/20_label_losses.ipynb #a84733b9
+def unlabelled_terms(case: Case) -> torch.Tensor:
+    """The terms that 'amgan-semi' has for images without labels, summed, on the real images of
+    `case` without their labels."""
+    part = tuple(term for term in OBJECTIVES["amgan-semi"].d if term.images == "unlabelled")
+    out = split_head(case.real, "k+1")
+    return sum(case.losses.terms(part, out, torch.full_like(case.y_real, -1)).values())
+
+# %% ../../nbs/analyses/20_label_losses.ipynb #688fc5d4
+def eq34(case: Case) -> float:
+    """Eq. 34 with v(x) the likeliest real class: value, autograd against D - v, and no part of
+    labelled images."""
+    D = softmax(case.real)
+    K = D.shape[1] - 1
+    v = one_hot(D[:, :K].argmax(1), K + 1)
+    ours = unlabelled_terms(case)
+    slope, = torch.autograd.grad(ours, case.real, retain_graph=True)
+    closed = (D - v).detach() / len(D)
+    return max(mismatch(case, ours, H(v, D).mean()),
+               ((slope - closed).abs().max() / closed.abs().max()).item())
+
 # %% ../../nbs/analyses/20_label_losses.ipynb #c7f6b43b
 def balance(case: Case) -> torch.Tensor:
     """The term of Eq. 35 in 'amgan-unsupervised' for images without labels."""
@@ -482,8 +503,8 @@ CHECKS = {"amgan-eq1": eq1, "amgan-eq2-5": eq2_5, "amgan-eq6-9": eq6_9, "amgan-e
           "amgan-4.3-a": s4_3_a, "amgan-4.3-b": s4_3_b, "amgan-5.2-a": s5_2, "amgan-eq20": eq20,
           "amgan-eq21-22": eq21_22, "amgan-eq23": eq23, "amgan-eq24-27": eq24_27,
           "amgan-eq28-30": eq28_30, "amgan-A-a": sA_a, "amgan-eq31": eq31, "amgan-eq32": eq32,
-          "amgan-eq33": eq33, "amgan-eq35": eq35, "amgan-eq38-41": eq38_41, "amgan-eq39": eq39,
-          "amgan-6.3-a": s6_3}
+          "amgan-eq33": eq33, "amgan-eq34-loss": eq34, "amgan-eq35": eq35,
+          "amgan-eq38-41": eq38_41, "amgan-eq39": eq39, "amgan-6.3-a": s6_3}
 
 # %% ../../nbs/analyses/20_label_losses.ipynb #01e4470d
 FAULTS = {"sign": -1.0, "weight": 1.001}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'add_noise', 'blur', 'shuffle', 'judged_loss', 'strengths', 'rows_of', 'cells_of', 'frame', 'draw_responses',
-           'evidence', 'captions', 'Perturbations', 'measure']
+           'null_cells', 'differences', 'evidence', 'captions', 'Perturbations', 'measure']
 
 # %% ../../nbs/analyses/25_perturbations.ipynb #7751e358
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torchvision.transforms.functional import gaussian_blur
 from .. import figures
 from .result import Evidence, Figure, Result
 from ..classifiers import Classifier
-from ..config import UserError, generator
+from ..config import UserError, choose, derive_seed, generator
 from ..data import ImageSet, take
 from ..scores import accuracy, am_terms, inception_score
 
@@ -141,20 +141,50 @@ def draw_responses(result):
                         "shuffle": "other"})
     return fig
 
-# %% ../../nbs/analyses/25_perturbations.ipynb #4d657613
-def evidence(result):
-    """amgan-abs-a and amgan-abs-b: differences of Spearman's correlations, a number a draw."""
-    table = frame(result).groupby(["score", "draw"])[["variety", "quality"]].mean()
+# %% ../../nbs/analyses/25_perturbations.ipynb #7291947a
+def null_cells(cells: list, null: str, seed: int = 0) -> list[dict]:
+    """`cells` as `cells_of` makes them with another truth: 'permuted': both losses drawn without
+    replacement from those of the same draw and fault; 'noise': both scores drawn from a normal law.
+    UserError for another name."""
+    choose(null, ("noise", "permuted"), "null")
+    rng = np.random.default_rng(derive_seed(seed, "perturbations", null))
+    table = pd.DataFrame(cells)
+    for _, rows in table.groupby(["draw", "fault"], sort=False).groups.items():
+        if null == "noise":
+            table.loc[rows, ["IS", "AM"]] = rng.normal(size=(len(rows), 2))
+        else:
+            order = rng.permutation(len(rows))
+            table.loc[rows, ["variety", "quality"]] = table.loc[
+                rows, ["variety", "quality"]].to_numpy()[order]
+    return table.to_dict("records")
+
+# %% ../../nbs/analyses/25_perturbations.ipynb #4d657600
+def differences(cells: list) -> dict[str, tuple[str, list[float]]]:
+    """{claim: (text, [a difference of correlations a draw])} of amgan-abs-a and amgan-abs-b."""
+    groups = frame(Result({"cells": cells})).groupby(["score", "draw"])
+    table = groups[["variety", "quality"]].mean()
     IS, AM = table.loc["IS"], table.loc["AM"]
     mean = lambda column: f"{column.mean():.2f}"
-    return {
-        "amgan-abs-a": Evidence(
-            f"r = {mean(IS['variety'])} with variety, {mean(IS['quality'])} with quality",
-            {"differences": (IS["variety"] - IS["quality"]).tolist()}),
-        "amgan-abs-b": Evidence(
-            f"r with quality: AM {mean(AM['quality'])}, score {mean(IS['quality'])}",
-            {"differences": (AM["quality"] - IS["quality"]).tolist()},
-            note=f"AM score with variety: r = {mean(AM['variety'])}")}
+    return {"amgan-abs-a": (
+                f"r = {mean(IS['variety'])} with variety, {mean(IS['quality'])} with quality",
+                (IS["variety"] - IS["quality"]).tolist()),
+            "amgan-abs-b": (
+                f"r with quality: AM {mean(AM['quality'])}, score {mean(IS['quality'])}",
+                (AM["quality"] - IS["quality"]).tolist())}
+
+# %% ../../nbs/analyses/25_perturbations.ipynb #1dd34224
+def evidence(result):
+    """amgan-abs-a and amgan-abs-b: differences of Spearman's correlations, a number a draw, with
+    the nulls 'noise' and 'permuted'."""
+    cells = result.numbers["cells"]
+    ours = differences(cells)
+    blind = {null: differences(null_cells(cells, null)) for null in ("noise", "permuted")}
+    table = frame(result).groupby("score")["variety"].mean()
+    return {claim: Evidence(
+        text, {"differences": gaps},
+        {null: (said[claim][0], {"differences": said[claim][1]}) for null, said in blind.items()},
+        note=f"AM score with variety: r = {table['AM']:.2f}" if claim == "amgan-abs-b" else "")
+        for claim, (text, gaps) in ours.items()}
 
 # %% ../../nbs/analyses/25_perturbations.ipynb #4ad7e75a
 def captions(result):
