@@ -110,7 +110,7 @@ def plan(args):
     found = costs.plan_costs(job.settings | {"label": job.label}, args.device, args.benchmark,
                              words)
     print(json.dumps({"stages": steps} | found, indent=1) if args.json
-          else "\n".join([*costs.text_of(found), "", *cluster.cluster_lines(found, words),
+          else "\n".join([*costs.text_of(found), *cluster.cluster_lines(found, words),
                           *more_devices(args, job.settings)]))
 
 # %% ../nbs/16_cli.ipynb #a3ff2e8d

@@ -453,8 +453,8 @@ def cluster_lines(found: dict, words: str = "", most: int = 8) -> list[str]:
                   key=lambda row: -row["left"])
     if not rows:
         return []
-    lines = ["on a cluster (Ray, see docs/RUNNING.md); memory is a task's with one member, time "
-             "that of one core or GPU:"]
+    lines = ["", "on a cluster (Ray, see docs/RUNNING.md); memory is a task's with one member, "
+             "time that of one core or GPU:"]
     for row in rows[:most]:
         command = f"acgan train --profile {found['profile']} --part {row['part']} --on ray{words}"
         lines.append(f"     {command:<72} {len(left[row['part']])} members, "

@@ -57,14 +57,28 @@ def home(tmp_path_factory):
         yield folder
 
 
+def head():
+    from ray.cluster_utils import Cluster
+    return Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "object_store_memory": STORE})
+
+
+def patiently(start):
+    """start(), up to three times: on a busy machine Ray gives up a node that is not there after 30 s."""
+    for _ in range(2):
+        try:
+            return start()
+        except Exception as error:
+            assert "timed out during startup" in str(error)
+    return start()
+
+
 @pytest.fixture(scope="module")
 def nodes(home):
     """A running cluster: the head without cores, and two nodes with one core each."""
-    from ray.cluster_utils import Cluster
-    made = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "object_store_memory": STORE})
+    made = patiently(head)
     for _ in range(2):
-        made.add_node(wait=False, num_cpus=1, object_store_memory=STORE)
-    made.wait_for_nodes()
+        patiently(lambda: made.add_node(wait=False, num_cpus=1, object_store_memory=STORE))
+    made.wait_for_nodes(60)
     with cluster.connected(made.address):                               # one driver for all tests, so that workers stay warm
         yield made
     made.shutdown()
@@ -129,8 +143,8 @@ def test_a_node_is_lost_and_another_comes(nodes, home, tmp_path, capsys):
     saved = steps_in(folder)[-1]
     assert cli.main([*words[:5], "--status"]) == 0
     nodes.remove_node(node_of(nodes, victim["pid"]), allow_graceful=False)
-    nodes.add_node(wait=False, num_cpus=1, object_store_memory=STORE)
-    driver.join(80)
+    patiently(lambda: nodes.add_node(wait=False, num_cpus=1, object_store_memory=STORE))
+    driver.join(120)
     assert codes == [0]
     text = capsys.readouterr().out
     assert f":{victim['pid']}," in text and " training" in text and "trained: 2 of 2 model(s) of 'pair'" in text
