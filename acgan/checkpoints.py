@@ -618,8 +618,8 @@ def claim_config(folder, config):
 # %% ../nbs/05_checkpoints.ipynb #bc37c55a
 def prepare_run_dir(folder, config, keep_steps, device, **session):
     """Prepare `folder` for the run `config`: config.json, keep_steps.json, no scratch and no
-    failed.json, a line in sessions.jsonl with the values of `session`. UserError when another run_config
-    lives there."""
+    failed.json, a line in sessions.jsonl with the values of `session`. UserError when another
+    run_config lives there."""
     for scratch in folder.glob(".step-*"):
         shutil.rmtree(scratch, ignore_errors=True)
     (folder / "failed.json").unlink(missing_ok=True)

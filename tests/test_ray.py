@@ -2,7 +2,6 @@
 
 The head has no cores and each other node has one, so what is trained is trained elsewhere. One cluster serves all tests, in order."""
 import json
-import os
 import signal
 import subprocess
 import sys
