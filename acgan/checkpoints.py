@@ -5,17 +5,24 @@
 # %% auto #0
 __all__ = ['HASH_STEP', 'state_dict', 'strip_prefix', 'restore_adam', 'restore', 'write_checkpoint', 'read_state',
            'read_checkpoint', 'Sampler', 'Run', 'read_networks', 'read_log', 'content_digest', 'steps_in', 'open_run',
-           'Schedule', 'check_schedule', 'parameter_hash', 'lineage', 'log_line', 'check_finite', 'append_line',
-           'claim_config', 'prepare_run_dir', 'empty_run_dir', 'save_and_prune', 'print_warnings', 'write_log',
-           'inherit', 'RunSession']
+           'process_began', 'this_process', 'is_gone', 'age', 'lease_seconds', 'holder_of', 'is_over', 'LeaseLost',
+           'set_up_lease', 'clear_lease', 'take_lease', 'Lease', 'leased', 'kept_alive', 'Schedule', 'check_schedule',
+           'parameter_hash', 'lineage', 'log_line', 'check_finite', 'append_line', 'claim_config', 'prepare_run_dir',
+           'empty_run_dir', 'save_and_prune', 'print_warnings', 'write_log', 'note_failure', 'read_failure', 'inherit',
+           'state_at', 'RunSession']
 
 # %% ../nbs/05_checkpoints.ipynb #c08061a7
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import socket
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +30,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .config import (atomic_folder, derive_seed, fingerprint, pick_device, to_jsonable,
-                          provenance, read_json, UserError, write_bytes, write_json)
+from .config import (atomic_folder, derive_seed, fingerprint, FolderInUse, pick_device,
+                          to_jsonable, provenance, read_json, UserError, write_json)
 from .data import class_index, ImageSet
 from .training import (FORMAT, METRICS, build, difference, GANConfig, generate,
                             parent_of, read_run_config, RunConfig, TrainState)
@@ -80,15 +87,17 @@ def restore(t: TrainState, tensors: dict) -> TrainState:
     return t
 
 # %% ../nbs/05_checkpoints.ipynb #90908495
-def write_checkpoint(folder: str | Path, tensors: dict, run_id: str, step: int) -> Path:
+def write_checkpoint(folder: str | Path, tensors: dict, run_id: str, step: int,
+                     beside: Path | None = None) -> Path:
     """Write `tensors` and their description as the checkpoint folder/step-XXXXXXXX, in one rename.
-    Returns its path."""
+    `beside`: where it is made, see `atomic_folder`. Returns its path."""
     data = safetensors.torch.save(tensors, {"format": f"acgan-checkpoint-{FORMAT}"})
     path = Path(folder) / f"step-{step:08d}"
-    with atomic_folder(path) as scratch:
-        write_bytes(scratch / "tensors.safetensors", data)
-        write_json(scratch / "state.json", {"format": FORMAT, "run": run_id, "step": step,
-                                            "sha256": hashlib.sha256(data).hexdigest()})
+    about = {"format": FORMAT, "run": run_id, "step": step,
+             "sha256": hashlib.sha256(data).hexdigest()}
+    with atomic_folder(path, beside) as scratch:
+        (scratch / "tensors.safetensors").write_bytes(data)
+        (scratch / "state.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
     return path
 
 # %% ../nbs/05_checkpoints.ipynb #880f93ae
@@ -275,6 +284,200 @@ def open_run(folder: str | Path, step: int | None = None,
                         f"it has {steps or 'none'}")
     return Run(Path(folder), config, steps[-1] if step is None else step, device)
 
+# %% ../nbs/05_checkpoints.ipynb #c25612fa
+def process_began(pid: int) -> int | None:
+    """When the process `pid` of this machine began, in ticks of the kernel; None when there is no
+    such process, when it is over but still listed, or where the kernel does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+# %% ../nbs/05_checkpoints.ipynb #2c0a41f0
+def this_process() -> dict:
+    """What tells this process from all others: {host, boot, space (of process numbers), pid,
+    began}; `boot` is None where the kernel does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = space = None
+    return {"host": socket.gethostname(), "boot": boot, "space": space, "pid": os.getpid(),
+            "began": process_began(os.getpid())}
+
+# %% ../nbs/05_checkpoints.ipynb #368aad4c
+def is_gone(holder: dict) -> bool:
+    """Is the process that `this_process` described certainly over?"""
+    here = this_process()
+    known = here["boot"] and all(holder.get(key) == here[key] for key in ("host", "boot", "space"))
+    return bool(known) and process_began(holder["pid"]) != holder["began"]
+
+# %% ../nbs/05_checkpoints.ipynb #c0cffe94
+def age(path: Path) -> float:
+    """Seconds since the folder `path` was last changed, by the clock of the storage that it is
+    on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        changed = os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parents[1], prefix=".clock-") as now:
+            return os.fstat(now.fileno()).st_mtime - changed
+    except OSError:
+        # a reader may look where it must not write
+        return time.time() - changed
+
+# %% ../nbs/05_checkpoints.ipynb #8ff8b042
+def lease_seconds() -> float:
+    """For how many seconds a lease holds without being renewed: $ACGAN_LEASE, or 60."""
+    return float(os.environ.get("ACGAN_LEASE") or 60)
+
+# %% ../nbs/05_checkpoints.ipynb #93434818
+def holder_of(folder: str | Path) -> dict | None:
+    """{path, age (s), seconds (for which it holds), host, pid, ...} of the lease on the run in
+    `folder`; None when it is free."""
+    for path in Path(folder, ".lease").glob("[!.]*"):
+        if path.name != "free":
+            try:
+                found = json.loads((path / f"{path.name}.json").read_text())
+            except (OSError, json.JSONDecodeError):
+                found = {}
+            with contextlib.suppress(FileNotFoundError):
+                return {"host": "?", "pid": 0, "seconds": lease_seconds()} | found | {
+                    "path": path, "age": age(path)}
+    return None
+
+# %% ../nbs/05_checkpoints.ipynb #750c08ee
+def is_over(holder: dict) -> bool:
+    """May the lease of `holder_of` be taken over?"""
+    return holder["age"] > holder["seconds"] or is_gone(holder)
+
+# %% ../nbs/05_checkpoints.ipynb #c79a592e
+class LeaseLost(UserError):
+    """Another worker has taken the run over, because this one did not renew its lease in time.
+    Nothing was written."""
+
+# %% ../nbs/05_checkpoints.ipynb #582a3e00
+def set_up_lease(root):
+    """Make the folder `root`, a run's `.lease`, with `free` in it, unless it is there."""
+    with tempfile.TemporaryDirectory(prefix=".lease-", dir=root.parent,
+                                     ignore_cleanup_errors=True) as scratch:
+        (Path(scratch) / "new" / "free").mkdir(parents=True)
+        with contextlib.suppress(OSError):
+            os.rename(Path(scratch) / "new", root)
+
+# %% ../nbs/05_checkpoints.ipynb #14174aea
+def clear_lease(path):
+    """Remove everything from a lease's folder `path` but its holder's own file."""
+    for old in path.iterdir():
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.name != f"{path.name}.json":
+            old.unlink(missing_ok=True)
+
+# %% ../nbs/05_checkpoints.ipynb #992ffcf4
+def take_lease(path: Path, seconds: float) -> dict | None:
+    """Try once to make `path`, a name in a run's `.lease`, its lease for `seconds`: None when it
+    is, else whoever holds it, as from `holder_of`."""
+    root = path.parent
+    if not any(root.glob("[!.]*")):
+        set_up_lease(root)
+    holder = holder_of(root.parent)
+    if holder and not is_over(holder):
+        return holder
+    before = holder["path"] if holder else root / "free"
+    about = this_process() | {"seconds": seconds, "since": round(time.time(), 1)}
+    try:
+        (before / f"{path.name}.json").write_text(json.dumps(about, indent=1) + "\n")
+        os.rename(before, path)
+    except FileNotFoundError:
+        # somebody else was quicker
+        return holder_of(root.parent) or about | {"age": 0.0}
+    return clear_lease(path)
+
+# %% ../nbs/05_checkpoints.ipynb #ac324135
+class Lease:
+    """The right to write into the run's `folder`, for `seconds` (default: `lease_seconds`) after
+    each renewal."""
+
+    def __init__(self, folder: str | Path, seconds: float | None = None):
+        self.folder = Path(folder)
+        self.seconds = seconds or lease_seconds()
+        self.path = self.folder / ".lease" / uuid.uuid4().hex[:12]
+
+    def acquire(self, wait: float = 0.2):
+        """Take the lease within `wait` seconds. FolderInUse when another process has it."""
+        end = time.monotonic() + wait
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while holder := take_lease(self.path, self.seconds):
+                if time.monotonic() > end:
+                    raise FolderInUse(f"another run is using {self.folder}: wait for it to end, or "
+                                      f"stop it (process {holder['pid']} on {holder['host']})")
+                time.sleep(min(0.5, 0.05 + wait / 20))
+        except OSError as error:
+            raise UserError(f"cannot use {self.folder}: {error.strerror}") from None
+
+    def renew(self):
+        """Hold the lease for its time from now on. LeaseLost when another worker has it."""
+        try:
+            # listing opens the folder, after which network storage answers anew
+            if self.path.name in os.listdir(self.path.parent):
+                return os.utime(self.path)
+        except OSError as error:
+            if self.path.exists():
+                raise UserError(f"cannot use {self.folder}: {error.strerror}") from None
+        raise LeaseLost(f"the run in {self.folder} was taken over by another worker, because this "
+                        f"one was away for over {self.seconds:g} s; it wrote nothing after that")
+
+    def release(self):
+        """Give the lease back, if it still is this one's."""
+        with contextlib.suppress(OSError):
+            os.rename(self.path, self.path.with_name("free"))
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """The context in which the run's folder is written; yields the folder in which checkpoints
+        are made. LeaseLost, before or after, when another worker has the lease."""
+        self.renew()
+        try:
+            yield self.path
+        except (OSError, UserError):
+            self.renew()
+            raise
+
+# %% ../nbs/05_checkpoints.ipynb #18d54835
+@contextlib.contextmanager
+def leased(folder: str | Path, wait: float = 0.2) -> Iterator[Lease]:
+    """The context that holds the Lease on the run's `folder`; see `Lease.acquire`."""
+    lease = Lease(folder)
+    lease.acquire(wait)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+# %% ../nbs/05_checkpoints.ipynb #bd045cb8
+@contextlib.contextmanager
+def kept_alive(leases: list[Lease]) -> Iterator[None]:
+    """The context in which a thread renews the `leases`, a list that may grow, four times within
+    their time."""
+    over = threading.Event()
+
+    def renew():
+        while not over.wait(min((one.seconds for one in leases), default=1.0) / 4):
+            for one in [*leases]:
+                with contextlib.suppress(UserError):
+                    one.renew()
+
+    threading.Thread(target=renew, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
 # %% ../nbs/05_checkpoints.ipynb #7973b6cb
 HASH_STEP = 200
 
@@ -414,10 +617,12 @@ def claim_config(folder, config):
 
 # %% ../nbs/05_checkpoints.ipynb #bc37c55a
 def prepare_run_dir(folder, config, keep_steps, device, **session):
-    """Prepare `folder` for the run `config`: config.json, keep_steps.json, no scratch, a line in
-    sessions.jsonl with the values of `session`. UserError when another run_config lives there."""
+    """Prepare `folder` for the run `config`: config.json, keep_steps.json, no scratch and no
+    failed.json, a line in sessions.jsonl with the values of `session`. UserError when another
+    run_config lives there."""
     for scratch in folder.glob(".step-*"):
         shutil.rmtree(scratch, ignore_errors=True)
+    (folder / "failed.json").unlink(missing_ok=True)
     claim_config(folder, config)
     kept = folder / "keep_steps.json"
     before = read_json(kept) if kept.exists() else []
@@ -427,18 +632,18 @@ def prepare_run_dir(folder, config, keep_steps, device, **session):
 
 # %% ../nbs/05_checkpoints.ipynb #f38028e4
 def empty_run_dir(folder):
-    """Remove everything from a run's `folder` but its lock."""
-    for old in [path for path in folder.iterdir() if path.name != ".lock"]:
+    """Remove everything from a run's `folder` but its lease."""
+    for old in [path for path in folder.iterdir() if path.name != ".lease"]:
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
 
 # %% ../nbs/05_checkpoints.ipynb #543a4b52
-def save_and_prune(folder, t, last=0):
+def save_and_prune(folder, t, last=0, beside=None):
     """Write a checkpoint of TrainState `t`, then remove that of step `last` unless it is to be
-    kept. Returns t.step."""
-    write_checkpoint(folder, state_dict(t), t.config.id, t.step)
+    kept; both by way of the folder `beside` (default: `folder`). Returns t.step."""
+    write_checkpoint(folder, state_dict(t), t.config.id, t.step, beside)
     if last and last not in read_json(folder / "keep_steps.json"):
         old = folder / f"step-{last:08d}"
-        shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")))
+        shutil.rmtree(old.rename(Path(beside or folder) / f".{old.name}.old"))
     return t.step
 
 # %% ../nbs/05_checkpoints.ipynb #3058946e
@@ -453,14 +658,31 @@ def print_warnings(run_id, line, before):
     return now
 
 # %% ../nbs/05_checkpoints.ipynb #a2a7d0c1
-def write_log(folder, t, table, seconds, schedule, last=0):
+def write_log(folder, t, table, seconds, schedule, last=0, lease=None):
     """Append the line of the log for the steps in `table` [n,10], up to t.step, to
     folder/log.jsonl, with the probe of the Schedule if it is due. Returns the line. UserError when
-    a metric is not finite; `last`: the newest good checkpoint's step."""
+    a metric is not finite; `last`: the newest good checkpoint's step. LeaseLost, see `Lease`."""
     check_finite(t, table, last)
     line = log_line(t, table, seconds, schedule.probe if schedule.probes(t.step) else None)
-    append_line(Path(folder) / "log.jsonl", line)
+    with lease.writing() if lease else contextlib.nullcontext():
+        append_line(Path(folder) / "log.jsonl", line)
     return line
+
+# %% ../nbs/05_checkpoints.ipynb #c65a764f
+def note_failure(folder: str | Path, step: int, error: str) -> None:
+    """Write folder/failed.json, which `read_failure` reads: the step at which a run failed, and its
+    `error`. A disk that is full is no further error."""
+    with contextlib.suppress(UserError):
+        write_json(Path(folder) / "failed.json", {"step": step, "error": error,
+                                                  "time": round(time.time(), 1)})
+
+# %% ../nbs/05_checkpoints.ipynb #23908d51
+def read_failure(folder: str | Path) -> str:
+    """Why the run in `folder` failed, "" when it did not."""
+    try:
+        return read_json(Path(folder) / "failed.json")["error"]
+    except (UserError, KeyError, TypeError):
+        return ""
 
 # %% ../nbs/05_checkpoints.ipynb #6419e212
 def inherit(t: TrainState, runs: str | Path) -> TrainState:
@@ -482,6 +704,18 @@ def inherit(t: TrainState, runs: str | Path) -> TrainState:
                         f"{' '.join(str(error).split())[:200]}") from None
     return t
 
+# %% ../nbs/05_checkpoints.ipynb #1f14c9ba
+def state_at(folder: Path, config: RunConfig, step: int, images: ImageSet,
+             device: str | torch.device = "cpu") -> TrainState:
+    """The TrainState of the RunConfig `config` on `images` at `step`: from its checkpoint in
+    `folder`; at step 0 from the run that it continues, if any, which lies beside `folder`."""
+    t = TrainState(config, images, device)
+    if step:
+        restore(t, read_checkpoint(folder / f"step-{step:08d}", config.id)[0])
+    elif config.gan.continues:
+        inherit(t, folder.parent)
+    return t
+
 # %% ../nbs/05_checkpoints.ipynb #eaecf52c
 class RunSession:
     """One member under way in `folder` on a Schedule. Each of the schedule's goals will be kept."""
@@ -491,6 +725,7 @@ class RunSession:
         self.config = config
         self.schedule = schedule
         self.t = None
+        self.lease = None
         self.warned = []
         self.begin()
 
@@ -504,17 +739,17 @@ class RunSession:
         self.last = max([s for s in steps_in(self.folder) if s < min(self.missing(), default=0)],
                         default=0)
 
+    def writing(self):
+        """The context in which its folder is written, see `Lease.writing`."""
+        return self.lease.writing() if self.lease else contextlib.nullcontext()
+
     def resume(self, images, device, **session):
         """Make the TrainState, from the newest checkpoint if there is one."""
-        prepare_run_dir(self.folder, self.config, self.schedule.goals, device, **session)
-        self.t = TrainState(self.config, images, device)
+        with self.writing():
+            prepare_run_dir(self.folder, self.config, self.schedule.goals, device, **session)
+        self.t = state_at(self.folder, self.config, self.last, images, device)
         self.tables = []
         self.seconds = 0.0
-        if self.last:
-            restore(self.t,
-                    read_checkpoint(self.folder / f"step-{self.last:08d}", self.config.id)[0])
-        elif self.config.gan.continues:
-            inherit(self.t, self.folder.parent)
 
     def receive(self, table: torch.Tensor, seconds: float):
         """Take in the METRICS `table` [n,10] of steps just made, and their `seconds`. UserError if
@@ -528,9 +763,11 @@ class RunSession:
         """Log the steps since the last line; `save` the state unless it has been."""
         if self.tables:
             table = torch.cat(self.tables)
-            line = write_log(self.folder, self.t, table, self.seconds, self.schedule, self.last)
+            line = write_log(self.folder, self.t, table, self.seconds, self.schedule, self.last,
+                             self.lease)
             self.warned = print_warnings(self.config.id, line, self.warned)
             self.tables = []
             self.seconds = 0.0
         if save and self.last < self.t.step:
-            self.last = save_and_prune(self.folder, self.t, self.last)
+            with self.writing() as place:
+                self.last = save_and_prune(self.folder, self.t, self.last, place)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'WORDS', 'shared', 'chain_options', 'job_of', 'reproduce', 'stage_lines', 'at_least_one', 'more_devices',
-           'plan', 'slice_of', 'train_part', 'verify', 'queue', 'bench', 'check_words', 'gan_config', 'train',
-           'open_model', 'write_singles', 'sample', 'score_lines', 'score', 'analyse', 'part_words', 'training_words',
-           'queue_words', 'model_words', 'sample_words', 'score_words', 'analyse_words', 'chain_words',
-           'checking_words', 'parser', 'main']
+           'plan', 'slice_of', 'train_members', 'train_part', 'verify', 'queue', 'bench', 'check_words', 'gan_config',
+           'train', 'open_model', 'write_singles', 'sample', 'score_lines', 'score', 'analyse', 'part_words',
+           'training_words', 'queue_words', 'model_words', 'sample_words', 'score_words', 'analyse_words',
+           'chain_words', 'checking_words', 'parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #36fcde37
 import argparse
@@ -103,14 +103,15 @@ def plan(args):
              for stage, reason in stages.plan(job, args.only, args.start, args.force)]
     if not args.json:
         print("\n".join(stage_lines(steps, job.figures)) + "\n", flush=True)
-    from acgan import costs
+    from acgan import cluster, costs
     given = [name for name in ("dataset", "data_root", "label") if getattr(args, name)]
     words = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(args, name)))}"
                     for name in given)
     found = costs.plan_costs(job.settings | {"label": job.label}, args.device, args.benchmark,
                              words)
     print(json.dumps({"stages": steps} | found, indent=1) if args.json
-          else "\n".join([*costs.text_of(found), *more_devices(args, job.settings)]))
+          else "\n".join([*costs.text_of(found), *cluster.cluster_lines(found, words),
+                          *more_devices(args, job.settings)]))
 
 # %% ../nbs/16_cli.ipynb #a3ff2e8d
 def slice_of(text, count):
@@ -126,24 +127,39 @@ def slice_of(text, count):
         raise UserError(f"--members {text} is not within 1:{count}, the members of this part")
     return range(start - 1, end)
 
+# %% ../nbs/16_cli.ipynb #a53b2741
+def train_members(args, settings, images, chosen):
+    """Train the members `chosen` of the part `args.part` of a profile's `settings` on the ImageSet
+    `images`, on the cluster `args.on` if that is given."""
+    from acgan import cluster, diagnostics, ensemble, populations
+    minutes = args.minutes or None
+    if args.on:
+        engine = populations.Engine(args.device)
+        cluster.train_part_on_cluster(settings, images, args.part, args.on, engine, chosen,
+                                      minutes=minutes)
+        return
+    device = pick_device(args.device)
+    probe = diagnostics.part_probe(settings, images, args.part, device)
+    ensemble.train_part(settings, images, args.part, device, probe, only=chosen, minutes=minutes)
+
 # %% ../nbs/16_cli.ipynb #dea4b4cd
 def train_part(args):
-    """acgan train --profile P --part PART: train (a slice of) what a profile describes. Returns 0,
-    or 3 when --minutes were not enough."""
-    from acgan import diagnostics, ensemble, populations
+    """acgan train --profile P --part PART: train (a slice of) what a profile describes, here or on
+    a cluster. Returns 0, or 3 when --minutes were not enough."""
+    from acgan import cluster, ensemble, populations
     settings = config.profile(args.profile, args.dataset, args.data_root)
     settings |= {"label": args.label or settings["label"]}
     steps = ensemble.part_of(settings, args.part)["steps"]
-    device = pick_device(args.device)
+    if args.status:
+        print("\n".join(cluster.campaign_lines(cluster.campaign_status(settings, args.part))))
+        return 0
     images = ensemble.part_images(settings, args.part)
     count = len(ensemble.named_members(settings, args.part, images.classes))
     chosen = slice_of(args.members, count)
     print(f"{args.part}: {len(chosen)} of {count} model(s), {steps:,} steps on {len(images):,} "
           f"images at {images.resolution} px", flush=True)
-    probe = diagnostics.part_probe(settings, images, args.part, device)
     try:
-        ensemble.train_part(settings, images, args.part, device, probe, only=chosen,
-                            minutes=args.minutes or None)
+        train_members(args, settings, images, chosen)
     except populations.TimeBudgetExceeded as error:
         print(error)
         return 3
@@ -205,7 +221,7 @@ def check_words(args):
     either a folder or a profile's part."""
     if bool(args.folder) == bool(args.profile):
         raise UserError("acgan train needs either a folder of images, or --profile with --part")
-    alone = ("part", "members", "dataset", "label", "minutes")
+    alone = ("part", "members", "dataset", "label", "minutes", "on", "status")
     wrong = [name for name, *_ in WORDS if getattr(args, name) is not None] if args.profile else \
         [name for name in alone if getattr(args, name)]
     if wrong:
@@ -348,11 +364,16 @@ def part_words(parser):
     """Add the options of `train` that go with a profile."""
     for name, text in (("profile", "instead of a folder: a name from nbs/profiles"),
                        ("part", "with --profile: which part of it, see acgan plan"),
-                       ("members", "with --profile: only these members of the part, as 3 or 3:10")):
+                       ("members", "with --profile: only these members of the part, as 3 or 3:10"),
+                       ("on", "with --profile: 'ray' for all machines of the Ray cluster that "
+                              "this one belongs to, 'ray:HOST:PORT' for that with its head there")):
         parser.add_argument(f"--{name}", default="", help=text)
     parser.add_argument("--minutes", type=float,
                         help="with --profile: stop in time, behind a checkpoint, with exit code 3 "
                              "(default: never)")
+    parser.add_argument("--status", action="store_true",
+                        help="with --profile: show how far the part is, on all machines that use "
+                             "this work folder; train nothing")
     shared(parser, "dataset", "label", "data-root", "device")
 
 # %% ../nbs/16_cli.ipynb #1e0df8fc

@@ -147,13 +147,14 @@ def swap_folder(scratch: Path, path: Path) -> None:
 
 # %% ../nbs/00_config.ipynb #9827a081
 @contextlib.contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, beside: Path | None = None) -> Iterator[Path]:
     """A scratch folder that becomes `path`, in place of an old one, when the block ends well; after
-    an error nothing of it stays. UserError when the disk refuses."""
+    an error nothing of it stays. `beside`: the folder on the same disk in which it is made
+    (default: that of `path`). UserError when the disk refuses."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent,
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=beside or path.parent,
                                          ignore_cleanup_errors=True) as name:
             scratch = Path(name)
             # a temporary folder's own mode, 0700, would shut others out

@@ -9,7 +9,7 @@ __all__ = ['OWN', 'BACKENDS', 'architecture', 'StackedModel', 'convolve', 'group
            'renew_streams', 'try_to_record', 'CUDAGraphRunner', 'set_memory_format', 'deterministic_cudnn',
            'member_chunk', 'member_work', 'fused_chunk', 'Population', 'is_light', 'choose_backend', 'member_bytes',
            'free_bytes', 'groups_that_fit', 'Engine', 'run_to_next_event', 'TimeBudgetExceeded', 'Deadline', 'halt_all',
-           'take_turns', 'train_group', 'halves', 'train_groups', 'locked_sessions', 'train']
+           'take_turns', 'resumed', 'train_group', 'halves', 'train_groups', 'leased_sessions', 'train']
 
 # %% ../nbs/05a_populations.ipynb #f0843446
 import contextlib
@@ -27,9 +27,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from .checkpoints import empty_run_dir, Run, RunSession, Schedule
-from .config import (choose, deterministic, fingerprint, locked, pick_device, precision,
-                          progress, UserError, work_root)
+from .checkpoints import (empty_run_dir, kept_alive, leased, LeaseLost, note_failure, Run,
+                               RunSession, Schedule)
+from .config import (choose, deterministic, fingerprint, pick_device, precision, progress,
+                          UserError, work_root)
 from .data import ImageSet, to_float
 from .gpu_steps import gpu_chunk, GPUSteps, is_covered, next_batches
 from .losses import LOSS_WEIGHTS, terms
@@ -573,6 +574,8 @@ def run_to_next_event(sessions, population):
             c.receive(table, seconds)
         except UserError as error:
             failed[c] = str(error)
+            if not isinstance(error, LeaseLost):
+                note_failure(c.folder, c.t.step, str(error))
     return failed
 
 # %% ../nbs/05a_populations.ipynb #6409215c
@@ -598,10 +601,11 @@ class Deadline:
 # %% ../nbs/05a_populations.ipynb #a775931e
 def halt_all(queue):
     """Log and save all sessions in `queue`, (sessions, population) pairs, and raise
-    TimeBudgetExceeded."""
+    TimeBudgetExceeded. Whoever has taken over one of them saves it."""
     for sessions, _ in queue:
         for session in sessions:
-            session.halt()
+            with contextlib.suppress(LeaseLost):
+                session.halt()
     raise TimeBudgetExceeded("no time for another stretch")
 
 # %% ../nbs/05a_populations.ipynb #355471bd
@@ -623,6 +627,19 @@ def take_turns(queue, failures, late=Deadline(), bar=None):
             halt_all(queue)
     return longest
 
+# %% ../nbs/05a_populations.ipynb #8d555aa5
+def resumed(sessions, images, device, failures, backend):
+    """Those of `sessions` that could be resumed to train as one in `backend`; the errors of those
+    whose lease was lost go into `failures`."""
+    ready = []
+    for c in sessions:
+        try:
+            c.resume(images, device, backend=backend, members=len(sessions))
+            ready.append(c)
+        except LeaseLost as error:
+            failures.append(str(error))
+    return ready
+
 # %% ../nbs/05a_populations.ipynb #723bc3cf
 def train_group(sessions, images, engine, failures, late=Deadline(), bar=None):
     """Train `sessions` of one architecture to their ends on an Engine; the errors of those that
@@ -633,9 +650,8 @@ def train_group(sessions, images, engine, failures, late=Deadline(), bar=None):
         backend = choose_backend([c.config for c in sessions], engine.backend)
         alone = backend == "loop" and device.type == "cpu"
         parts = [[c] for c in sessions] if alone else [sessions]
-        for c in sessions:
-            c.resume(images, device, backend=backend, members=len(parts[0]))
-        queue = deque((part, Population([c.t for c in part], backend)) for part in parts)
+        parts = [resumed(part, images, device, failures, backend) for part in parts]
+        queue = deque((part, Population([c.t for c in part], backend)) for part in parts if part)
         return take_turns(queue, failures, late, bar)
 
 # %% ../nbs/05a_populations.ipynb #f0c0ffee
@@ -670,29 +686,35 @@ def train_groups(sessions, images, engine, failures, late=Deadline(), bar=None):
 
 # %% ../nbs/05a_populations.ipynb #a3c0ffee
 @contextlib.contextmanager
-def locked_sessions(sessions, resume=True):
-    """The context in which those of `sessions` that have something to do hold their folders; yields
-    them. `resume=False`: all of them, with empty folders. UserError for a folder in use."""
+def leased_sessions(sessions, resume=True, wait=0.2):
+    """The context in which those of `sessions` that have something to do hold their leases; yields
+    them. `resume=False`: all of them, with empty folders. FolderInUse when one is still another
+    worker's after `wait` seconds."""
     with contextlib.ExitStack() as held:
+        leases = []
         active = [c for c in sessions if not resume or c.missing()]
+        if active:
+            held.enter_context(kept_alive(leases))
         for c in active:
-            held.enter_context(locked(c.folder))
+            c.lease = held.enter_context(leased(c.folder, wait))
+            leases.append(c.lease)
             if not resume:
                 empty_run_dir(c.folder)
             c.begin()
-        yield active
+        yield [c for c in active if c.missing()]
 
 # %% ../nbs/05a_populations.ipynb #090ea43c
 def train(members: GANConfig | list[GANConfig], images: ImageSet, schedule: Schedule | int,
           engine: Engine | str = Engine(), out: str | Path | None = None,
-          resume: bool = True) -> list[Run]:
+          resume: bool = True, wait: float = 0.2) -> list[Run]:
     """Train `members` (a GANConfig or several) on the ImageSet `images` to the end of `schedule`, a
     Schedule or a number of steps; returns their `Run`s, in order.
 
     `engine`: an Engine or a device. `out`: the folder of runs (default work_root()/'runs'); each
     run is in out/<id>. `resume=False` starts over. TimeBudgetExceeded when the schedule's minutes
-    are over. UserError for a bad value, a folder in use, a damaged checkpoint, a full disk, or a
-    loss that is not finite."""
+    are over. FolderInUse when a run is another worker's for `wait` seconds. UserError for a bad
+    value, a damaged checkpoint, a full disk, a lease that was lost, or a loss that is not
+    finite."""
     schedule = Schedule.of(schedule)
     engine = Engine.of(engine)
     device = pick_device(engine.device)
@@ -702,7 +724,7 @@ def train(members: GANConfig | list[GANConfig], images: ImageSet, schedule: Sche
     sessions = {c.id: RunSession(root / c.id, c, schedule) for c in configs}
     late = Deadline(schedule.minutes)
     failures = []
-    with (locked_sessions(sessions.values(), resume) as active,
+    with (leased_sessions(sessions.values(), resume, wait) as active,
           progress(desc="training", total=sum(schedule.steps - c.last for c in active)) as bar):
         try:
             train_groups(active, images, engine, failures, late, bar)

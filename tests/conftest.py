@@ -3,7 +3,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-SERIAL = {"test_chain.py", "test_verify.py", "test_training_queue.py"}       # they run chains of processes, so they follow each other
+SERIAL = {"test_chain.py", "test_verify.py", "test_training_queue.py", "test_ray.py"}       # they run chains of processes, so they follow each other
 
 
 class ByFile(LoadScopeScheduling):

@@ -161,6 +161,7 @@ def test_the_command_prints_stages_and_costs_or_json(work, capsys):
     assert cli.main(["plan", "--profile", "quick", "--only", "tables", "--device", "cpu"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("tables") and any(line.split()[:2] == ["part", "members"] for line in said) and max(map(len, said[2:])) <= 120
+    assert any(line.strip().startswith("acgan train --profile quick --part grid --on ray ") and " members, " in line for line in said)
     assert cli.main(["plan", "--profile", "quick", "--json", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"stages", "parts", "speeds", "images", "total", "pieces"} <= set(found) and found["stages"][0]["id"] == "tables" and found["pieces"] == []

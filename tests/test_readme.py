@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 from test_bench import TINY
 
-from acgan import bench, cli, findings
+from acgan import bench, cli, cluster, findings
 from acgan.config import read_json
 from acgan.data import CIFAR_CLASSES, load
 
@@ -108,6 +109,23 @@ def made_small(words, given):
     return small[words[1]] + ([] if words[1] == "analyse" else ["--device", "cpu"])
 
 
+@contextmanager
+def here_instead(address):
+    """A stand-in for Ray, whose clusters are in tests/test_ray.py: a task runs in this process when its answer is asked for."""
+    class Here:
+        def remote(self, *given, **options):
+            return (lambda function: self) if options else (given[0], tuple(given[1]))
+        options = lambda self, **room: self
+        wait = lambda self, tasks, timeout: (tasks, [])
+        get = lambda self, task: cluster.train_positions(*task)
+        cluster_resources = lambda self: {"CPU": 2.0}
+        nodes = lambda self: []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ACGAN_LEASE", "ACGAN_HEADLESS"):
+            patch.setenv(name, os.environ.get(name, "60"))
+        yield Here()
+
+
 def run_make(line, place):
     """What `make` would run, read by `make -n`; a chain is planned with the same options."""
     said = subprocess.run([*shlex.split(line), "-n"], cwd=ROOT, capture_output=True, text=True)
@@ -121,11 +139,13 @@ def run_make(line, place):
 
 
 @pytest.mark.parametrize("page, line", [(page, line) for page in PAGES for line in commands(page)])
-def test_a_command_of_the_page_runs(page, line, place, capfd):
+def test_a_command_of_the_page_runs(page, line, place, capfd, monkeypatch):
     if line in ELSEWHERE:
         assert (ROOT / ELSEWHERE[line]).is_file()
         return
     home, given = place
+    if line.startswith("acgan train") and " --on ray" in line:
+        monkeypatch.setattr("acgan.cluster.connected", here_instead)
     words = [given.get(word, word) for word in shlex.split(line)]
     words = [re.sub(r"=(DIR|FILE)$", lambda found: f"={given[found[1]]}", word) for word in words]
     if words[0] == "make":
@@ -140,6 +160,24 @@ def test_a_command_of_the_page_runs(page, line, place, capfd):
             own_set(place)
         run = ["plan", *words[2:], *small[-2:]] if "-p" in words else [*words[1:], *small]
         assert cli.main(run) == 0, capfd.readouterr().err
+
+
+@pytest.mark.parametrize("minutes, queued", [("9", ""), ("0.000001", "requeue 77_1\n")])
+def test_the_array_of_slurm_trains_its_members_and_comes_back(minutes, queued, place, tmp_path):
+    """Its command line, with a stand-in for Slurm: the second task of two has no members, the first goes on when its time is over."""
+    home, given = place
+    programs = {"scontrol": f'echo "$@" >> {tmp_path}/said', "acgan": f'exec {sys.executable} -m acgan.cli "$@" --device cpu'}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PROFILE": "gpu", "PART": "model", "SIZE": "1", "MINUTES": minutes,
+                        "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1", "ACGAN_WORK": str(tmp_path / "work")}
+    script = [str(ROOT / "docs" / "slurm.sh"), "--data-root", given["DIR"]]
+    done = subprocess.run(script, cwd=home, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("trained: 1 of 1" in done.stdout) == (queued == "")
+    assert (tmp_path / "said").read_text() == queued if queued else not (tmp_path / "said").exists()
+    assert subprocess.run(script, cwd=home, env=env | {"SLURM_ARRAY_TASK_ID": "2"}, capture_output=True).returncode == 2
 
 
 def test_a_chain_on_ones_own_images_marks_the_pictures_that_show_them(place):

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from acgan.config import UserError, locked
+from acgan.config import UserError
 from acgan.data import load
 from acgan.ensemble import Ensemble, grid, members_of
 from acgan.models import SPECS
 from acgan.training import METRICS, GANConfig, difference, run_config
-from acgan.checkpoints import Schedule, open_run, steps_in
+from acgan.checkpoints import Schedule, leased, open_run, steps_in
 from acgan.populations import Engine, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ def test_killed_at_random_moments_resumes_to_the_same_bits(images, trainer, tmp_
 
 def test_two_runs_on_one_folder_the_second_refuses(images, tmp_path):
     folder = tmp_path / run_config(SMALL, images).id
-    with locked(folder), pytest.raises(UserError, match="another run is using"):
+    with leased(folder), pytest.raises(UserError, match="another run is using"):
         train(SMALL, images, 2, "cpu", tmp_path)
     assert train(SMALL, images, 2, "cpu", tmp_path)[0].step == 2
 
