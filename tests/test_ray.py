@@ -26,7 +26,7 @@ from acgan.training import METRICS, GANConfig, run_config
 ROOT = Path(__file__).resolve().parents[1]
 STORE = 80 * 2**20
 PROFILE = {"images": {"name": "blossoms", "resolution": 32, "n_classes": 3, "per_class": 40, "root": None}, "label": "small",
-           "pair": {"steps": 160, "log_every": 5, "checkpoint_every": 20, "n_seeds": 2, "gan": {"width": 0.05, "batch": 10}},
+           "pair": {"steps": 100, "log_every": 5, "checkpoint_every": 20, "n_seeds": 2, "gan": {"width": 0.05, "batch": 10}},
            "four": {"steps": 12, "log_every": 3, "checkpoint_every": 6, "n_seeds": 4, "gan": {"width": 0.05, "batch": 8}}}
 PROGRAM = """
 import sys
@@ -51,7 +51,8 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ACGAN_HOME": folder, "ACGAN_WORK": folder / "data", "PYTHONPATH": ROOT, "ACGAN_LEASE": 3,
                             "ACGAN_HEADLESS": 1, "OMP_NUM_THREADS": 1, "RAY_USAGE_STATS_ENABLED": 0,
-                            "RAY_worker_niceness": 0}.items():
+                            "RAY_worker_niceness": 0, "RAY_health_check_initial_delay_ms": 500, "RAY_health_check_period_ms": 500,
+                            "RAY_prestart_worker_first_driver": 0}.items():
             patch.setenv(name, str(value))
         yield folder
 
@@ -148,14 +149,14 @@ def test_a_node_is_lost_and_another_comes(nodes, home, tmp_path, capsys):
     text = capsys.readouterr().out
     assert f":{victim['pid']}," in text and " training" in text and "trained: 2 of 2 model(s) of 'pair'" in text
     for run in at_home("pair", tmp_path):
-        assert equal(open_run(folder.with_name(run.id), 160), run)
+        assert equal(open_run(folder.with_name(run.id), 100), run)
     sessions = [json.loads(line)["checkpoints"] for line in (folder / "sessions.jsonl").read_text().splitlines()]
     assert sessions[0] == [] and len(sessions) == 2                     # the lost node's, and the other's
     resumed = sessions[1][-1]
     assert resumed >= saved > 0                                         # it went on from the newest checkpoint
     repeated = [step for step, times in Counter(logged(folder)).items() if times > 1]
     assert all(resumed < step <= resumed + 20 for step in repeated)     # nothing but the steps since then was made twice
-    assert sorted(set(logged(folder))) == list(range(5, 161, 5))
+    assert sorted(set(logged(folder))) == list(range(5, 101, 5))
     other = next(f for f in folder.parent.glob("*/log.jsonl") if f.parent != folder).parent
     assert len(logged(other)) == len(set(logged(other)))                # the member on the other node did not notice
 
@@ -226,7 +227,8 @@ def test_a_paused_worker_loses_its_run_and_writes_nothing_more(home, tmp_path):
     assert equal(second, alone) and steps_in(folder) == [last]
 
 
-def test_a_killed_worker_is_followed_at_once(home, tmp_path):
+def test_a_killed_worker_is_followed_at_once(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGAN_LEASE", "300")                            # its time is far from over
     images, member = load("blossoms", resolution=32, n_classes=3, per_class=40), GANConfig(width=0.05, batch=10)
     folder = tmp_path / run_config(member, images).id
     first = trainer(tmp_path, 999_999)
@@ -236,4 +238,4 @@ def test_a_killed_worker_is_followed_at_once(home, tmp_path):
     saved = steps_in(folder)[-1]
     began = time.monotonic()
     train(member, images, Schedule(saved + 5, log_every=5), "cpu", tmp_path)
-    assert time.monotonic() - began < 3 and saved + 5 in steps_in(folder)
+    assert time.monotonic() - began < 60 and saved + 5 in steps_in(folder)
