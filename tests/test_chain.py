@@ -326,7 +326,7 @@ def in_a_terminal(program, place, columns=100):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 def test_a_terminal_shows_a_bar_for_all_jobs_and_one_for_each_that_runs(project):
-    write(project / "nbs/slow.ipynb", PARAMETERS, "import time", *["time.sleep(0.4)"] * 4)
+    write(project / "nbs/slow.ipynb", PARAMETERS, "import time", *["time.sleep(0.7)"] * 4)
     code, lines = in_a_terminal(WATCHED, project)
     assert code == 0
     bars = [line for line in lines if re.search(r"\d+ %\|.*left$", line)]
