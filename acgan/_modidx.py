@@ -2069,6 +2069,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'acgan.gpu_steps.MaskedSum': ('gpu_steps.html#maskedsum', 'acgan/gpu_steps.py'),
                                  'acgan.gpu_steps.MaskedSum.backward': ('gpu_steps.html#maskedsum.backward', 'acgan/gpu_steps.py'),
                                  'acgan.gpu_steps.MaskedSum.forward': ('gpu_steps.html#maskedsum.forward', 'acgan/gpu_steps.py'),
+                                 'acgan.gpu_steps.PairedBlock': ('gpu_steps.html#pairedblock', 'acgan/gpu_steps.py'),
                                  'acgan.gpu_steps.absorb_biases': ('gpu_steps.html#absorb_biases', 'acgan/gpu_steps.py'),
                                  'acgan.gpu_steps.absorbs_bias': ('gpu_steps.html#absorbs_bias', 'acgan/gpu_steps.py'),
                                  'acgan.gpu_steps.finish_paired': ('gpu_steps.html#finish_paired', 'acgan/gpu_steps.py'),

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['is_covered', 'absorbs_bias', 'absorb_biases', 'HalvesNorm', 'is_paired', 'paired_entries', 'MaskedSum',
-           'finish_paired', 'working_copy', 'GPUSteps', 'gpu_discriminator_step', 'gpu_generator_step', 'next_batches',
-           'metrics', 'gpu_chunk']
+           'finish_paired', 'PairedBlock', 'working_copy', 'GPUSteps', 'gpu_discriminator_step', 'gpu_generator_step',
+           'next_batches', 'metrics', 'gpu_chunk']
 
 # %% ../nbs/04b_gpu_steps.ipynb #fd8b27f4
 import copy
-from functools import partial
 
 import torch
 from torch import nn
@@ -17,8 +16,8 @@ from torch import nn
 from .config import precision
 from .data import to_float
 from .losses import terms
-from .models import (ACTIVATIONS, ConditionalBatchNorm, Conv, noise_spec, NoiseSampler,
-                          NoiseTape, TransposedConv)
+from .models import (ACTIVATIONS, Block, ConditionalBatchNorm, Conv, noise_spec,
+                          NoiseSampler, NoiseTape, TransposedConv)
 from .training import (as_row, discriminator_row, set_learning_rates, smoothing, TrainState,
                             update_average)
 
@@ -111,6 +110,11 @@ def finish_paired(block: nn.Module, x: torch.Tensor, tape: NoiseTape) -> torch.T
     offset, mask = tape.take()
     return MaskedSum.apply(x, offset, mask)
 
+# %% ../nbs/04b_gpu_steps.ipynb #2e998f9a
+class PairedBlock(Block):
+    """A `models.Block` of a working copy whose noise and dropout are one operation."""
+    finish = finish_paired
+
 # %% ../nbs/04b_gpu_steps.ipynb #840b198c
 def working_copy(net: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, list[tuple]]:
     """(a copy of the Generator or Discriminator `net` whose layers have weights of `dtype`,
@@ -125,7 +129,7 @@ def working_copy(net: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, list[tu
             mine.op.bias = None
         pairs += [(getattr(theirs.op, name), p) for name, p in mine.op.named_parameters()]
         if is_paired(theirs):
-            mine.finish = partial(finish_paired, mine)
+            mine.__class__ = PairedBlock
         if isinstance(theirs.bn, ConditionalBatchNorm):
             mine.bn.scale, mine.bn.shift = theirs.bn.scale, theirs.bn.shift
             mine.bn.norm = HalvesNorm(theirs.bn.norm)

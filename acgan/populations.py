@@ -311,6 +311,7 @@ def try_to_record(runner, inputs) -> None:
     kept = [t.rng.get_state() for t in runner.states]
     runner.inputs = [x.clone() for x in inputs]
     release_memory(runner.device)
+    collects = gc.isenabled()
     gc.disable()
     try:
         runner.graph, runner.output = runner.record()
@@ -322,7 +323,8 @@ def try_to_record(runner, inputs) -> None:
         warnings.warn(f"a step could not be recorded ({str(error).splitlines()[0]}): it runs "
                       "unrecorded, which takes longer", stacklevel=2)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 # %% ../nbs/05a_populations.ipynb #2c1fd8bb
 class CUDAGraphRunner:

@@ -1,4 +1,6 @@
 """The shorter step that a GPU takes, tried without one: as a GPU runs it but for the device, against the plain step."""
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -127,3 +129,16 @@ def test_real_and_fake_images_have_statistics_of_their_own(images):
 def test_what_is_not_covered_takes_the_plain_step(images):
     for other in ({"joint_bn": True}, {"reuse_fakes": True}, {"label_stream": "own"}, {"objective": "classifier"}, {"spec": "zhou2018"}):
         assert not is_covered(made(images, replace(BASE, **other))), other
+
+
+def test_working_copies_go_with_their_steps(images):
+    """Without Python's collector: what waits for it holds a GPU's memory."""
+    gc.disable()
+    try:
+        steps = GPUSteps(made(images), torch.float32)
+        chunk(steps, 1)
+        gone = [weakref.ref(net) for net in (steps.G, steps.D, steps.t.D)]
+        del steps
+        assert [one() for one in gone] == [None] * 3
+    finally:
+        gc.enable()
